@@ -1,0 +1,158 @@
+"""Frozen descriptions of the models. A config holds every choice that shapes a module."""
+
+import dataclasses
+from typing import Any, Literal, Self
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def _check_divides(name: str, value: int, by_name: str, by: int) -> None:
+    if value < 1 or by < 1 or value % by:
+        raise ValueError(
+            f"{name} is {value}; it has to be a positive multiple of {by_name} ({by})."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageEncoderViTConfig:
+    """A ViTDet-style image encoder (Segment Anything, appendix A; ViTDet, section 3).
+
+    `image_size` and `patch_size` are in pixels, `window_size` in patches. `global_layers` are the
+    indices of the blocks that attend over the whole picture; all others attend inside windows.
+    Raises `ValueError` for sizes that do not fit together.
+    """
+
+    image_size: int = 1024
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_width: int = 3072
+    out_channels: int = 256
+    window_size: int = 14
+    global_layers: tuple[int, ...] = (2, 5, 8, 11)
+
+    def __post_init__(self):
+        _check_divides("image_size", self.image_size, "patch_size", self.patch_size)
+        _check_divides("width", self.width, "num_heads", self.num_heads)
+        if self.window_size < 1:
+            raise ValueError(
+                f"window_size is {self.window_size}; it counts patches and must be at least 1. "
+                "To attend over the whole picture, list the block in global_layers."
+            )
+        outside = [i for i in self.global_layers if not 0 <= i < self.depth]
+        if outside:
+            raise ValueError(f"global_layers names blocks {outside}; there are {self.depth}.")
+
+    @property
+    def grid_size(self) -> int:
+        """Patches on a side of the picture, and so the side of the image embedding."""
+        return self.image_size // self.patch_size
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    def attention_size(self, layer: int) -> int:
+        """Side, in patches, of the square within which block `layer` attends."""
+        return self.grid_size if layer in self.global_layers else self.window_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamConfig:
+    """Segment Anything: an image encoder, the prompt encoder and the two-way mask decoder.
+
+    `dtype` is what the modules compute in; parameters keep the type they have. `pixel_mean` and
+    `pixel_std` are RGB in 0..255. `mask_threshold` is the logit above which a pixel is mask.
+    """
+
+    image_encoder: ImageEncoderViTConfig = ImageEncoderViTConfig()
+    mask_channels: int = 16
+    decoder_depth: int = 2
+    decoder_heads: int = 8
+    decoder_mlp_width: int = 2048
+    attention_downsample_rate: int = 2
+    num_multimask_outputs: int = 3
+    iou_head_depth: int = 3
+    iou_head_width: int = 256
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    mask_threshold: float = 0.0
+    dtype: Dtype = "float32"
+
+    def __post_init__(self):
+        _check_divides("embed_dim", self.embed_dim, "attention_downsample_rate * decoder_heads",
+                       self.attention_downsample_rate * self.decoder_heads)  # fmt: skip
+        _check_divides("embed_dim", self.embed_dim, "8", 8)
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype is {self.dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
+
+    @property
+    def embed_dim(self) -> int:
+        return self.image_encoder.out_channels
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square the image encoder sees."""
+        return self.image_encoder.image_size
+
+    @property
+    def grid_size(self) -> int:
+        return self.image_encoder.grid_size
+
+    @property
+    def low_res_size(self) -> int:
+        """Side of the low-resolution masks, which are also what a mask prompt has to be."""
+        return 4 * self.grid_size
+
+    @property
+    def num_mask_tokens(self) -> int:
+        return self.num_multimask_outputs + 1
+
+    def replace(self, **changes: Any) -> Self:
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def vit_b(cls, **changes: Any) -> Self:
+        return cls(image_encoder=ImageEncoderViTConfig(), **changes)
+
+    @classmethod
+    def vit_l(cls, **changes: Any) -> Self:
+        encoder = ImageEncoderViTConfig(
+            width=1024, depth=24, num_heads=16, mlp_width=4096, global_layers=(5, 11, 17, 23)
+        )
+        return cls(image_encoder=encoder, **changes)
+
+    @classmethod
+    def vit_h(cls, **changes: Any) -> Self:
+        encoder = ImageEncoderViTConfig(
+            width=1280, depth=32, num_heads=16, mlp_width=5120, global_layers=(7, 15, 23, 31)
+        )
+        return cls(image_encoder=encoder, **changes)
+
+    @classmethod
+    def tiny(cls, image_size: int = 256, **changes: Any) -> Self:
+        """A few thousand parameters in the encoder: for tests and for trying out code."""
+        encoder = ImageEncoderViTConfig(
+            image_size=image_size, width=32, depth=2, num_heads=2, mlp_width=64, out_channels=32,
+            window_size=5, global_layers=(1,),
+        )  # fmt: skip
+        return cls(image_encoder=encoder, decoder_mlp_width=64, iou_head_width=32, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Raises `ValueError` that names the fields which are unknown."""
+        values = dict(values)
+        encoder = _from_fields(ImageEncoderViTConfig, values.pop("image_encoder", {}))
+        return _from_fields(cls, {**values, "image_encoder": encoder})
+
+
+def _from_fields(cls: type, values: dict[str, Any]) -> Any:
+    unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {unknown}; was it saved by a newer samjax?")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,145 @@
+"""The ViT image encoder (Segment Anything, appendix A; reference: `ImageEncoderViT`)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from samjax.models.config import Dtype, ImageEncoderViTConfig
+from samjax.models.layers import Mlp, conv, gelu, layer_norm, linear
+
+
+class ImageEncoderViT(nnx.Module):
+    """Pictures to image embeddings: patches, transformer blocks, neck."""
+
+    def __init__(self, cfg: ImageEncoderViTConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
+        kw = dict(dtype=dtype, rngs=rngs)
+        grid = cfg.grid_size
+        init = nnx.initializers.truncated_normal(0.02)
+        self.patch_embed = conv(3, cfg.width, cfg.patch_size, stride=cfg.patch_size, **kw)
+        self.pos_embed = nnx.Param(init(rngs.params(), (1, grid, grid, cfg.width), jnp.float32))
+        self.blocks = nnx.List([Block(cfg, layer, **kw) for layer in range(cfg.depth)])
+        self.neck = Neck(cfg.width, cfg.out_channels, **kw)
+        self.dtype = dtype
+
+    def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B H W D"]:
+        """Normalized, zero-padded pictures to embeddings with a `patch_size`-th of the side.
+
+        Always returned as float32, whatever the computation's type.
+        """
+        x_BHWD = self.patch_embed(images.astype(self.dtype))
+        x_BHWD = x_BHWD + self.pos_embed[...].astype(self.dtype)
+        for block in self.blocks:
+            x_BHWD = block(x_BHWD)
+        return self.neck(x_BHWD).astype(jnp.float32)
+
+
+class Neck(nnx.Module):
+    """Brings the transformer's channels to the decoder's."""
+
+    def __init__(self, width: int, channels: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        kw = dict(dtype=dtype, rngs=rngs)
+        self.conv1 = conv(width, channels, 1, bias=False, **kw)
+        self.norm1 = layer_norm(channels, epsilon=1e-6, **kw)
+        self.conv2 = conv(channels, channels, 3, bias=False, **kw)
+        self.norm2 = layer_norm(channels, epsilon=1e-6, **kw)
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W E"]:
+        return self.norm2(self.conv2(self.norm1(self.conv1(x))))
+
+
+class Block(nnx.Module):
+    """One pre-norm transformer block, over windows or over the whole picture."""
+
+    def __init__(
+        self, cfg: ImageEncoderViTConfig, layer: int, *, dtype: Dtype, rngs: nnx.Rngs
+    ):  # fmt: skip
+        kw = dict(dtype=dtype, rngs=rngs)
+        self.window_size = None if layer in cfg.global_layers else cfg.window_size
+        self.norm1 = layer_norm(cfg.width, epsilon=1e-6, **kw)
+        self.attn = RelativePositionAttention(
+            cfg.width, cfg.num_heads, cfg.attention_size(layer), **kw
+        )
+        self.norm2 = layer_norm(cfg.width, epsilon=1e-6, **kw)
+        self.mlp = Mlp(cfg.width, cfg.mlp_width, gelu, **kw)
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        y = self.norm1(x)
+        if self.window_size is None:
+            y = self.attn(y)
+        else:
+            y = merge_windows(self.attn(split_windows(y, self.window_size)), x.shape)
+        x = x + y
+        return x + self.mlp(self.norm2(x))
+
+
+class RelativePositionAttention(nnx.Module):
+    """Multi-head self-attention with decomposed relative positions (MViTv2, section 4.1).
+
+    The bias of a query for a key is q . R_h[their row offset] + q . R_w[their column offset],
+    with the query as it is, before it is scaled.
+    """
+
+    def __init__(self, width: int, num_heads: int, size: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
+        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
+        self.rel_pos_h = nnx.Param(jnp.zeros((2 * size - 1, width // num_heads)))
+        self.rel_pos_w = nnx.Param(jnp.zeros((2 * size - 1, width // num_heads)))
+        self.num_heads = num_heads
+
+    def __call__(self, x_BHWD: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        batch, height, width, channels = x_BHWD.shape
+        heads = self.num_heads
+        qkv = self.qkv(x_BHWD).reshape(batch, height * width, 3, heads, channels // heads)
+        q_BQNd, k_BKNd, v_BKNd = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        q_BHWNd = q_BQNd.reshape(batch, height, width, heads, -1)
+        r_h = relative_positions(self.rel_pos_h[...], height).astype(q_BQNd.dtype)
+        r_w = relative_positions(self.rel_pos_w[...], width).astype(q_BQNd.dtype)
+        bias_h = jnp.einsum("bhwnd,hkd->bnhwk", q_BHWNd, r_h)
+        bias_w = jnp.einsum("bhwnd,wkd->bnhwk", q_BHWNd, r_w)
+
+        scale = (channels // heads) ** -0.5
+        logits = jnp.einsum("bqnd,bknd->bnqk", q_BQNd * scale, k_BKNd)
+        logits = logits.reshape(batch, heads, height, width, height, width)
+        logits = logits + bias_h[..., :, None] + bias_w[..., None, :]
+        logits = logits.reshape(batch, heads, height * width, height * width)
+        weights = jax.nn.softmax(logits.astype(jnp.float32)).astype(v_BKNd.dtype)
+        return self.proj(jnp.einsum("bnqk,bknd->bqnd", weights, v_BKNd).reshape(x_BHWD.shape))
+
+
+def relative_positions(table: Float[Array, "L d"], size: int) -> Float[Array, "size size d"]:
+    """Rows of `table` by the offset of a query (first axis) from a key (second axis).
+
+    A table for another size is brought to `2 * size - 1` rows by linear interpolation
+    (reference: `get_rel_pos`).
+    """
+    length = 2 * size - 1
+    if table.shape[0] != length:
+        table = jax.image.resize(table, (length, table.shape[1]), "linear", antialias=False)
+    return table[_offsets(size)]
+
+
+def _offsets(size: int) -> Int[np.ndarray, "size size"]:
+    return np.arange(size)[:, None] - np.arange(size)[None, :] + size - 1
+
+
+def split_windows(x: Float[Array, "B H W D"], window: int) -> Float[Array, "BW w w D"]:
+    """Cuts into `window` x `window` pieces; zeros fill the last ones, and do attend."""
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // window), -(-width // window)
+    x = jnp.pad(x, ((0, 0), (0, rows * window - height), (0, columns * window - width), (0, 0)))
+    x = x.reshape(batch, rows, window, columns, window, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, window, window, channels)
+
+
+def merge_windows(
+    windows: Float[Array, "BW w w D"], shape: tuple[int, ...]
+) -> Float[Array, "B H W D"]:
+    """The inverse of `split_windows`: `shape` is that of the array before it was cut."""
+    batch, height, width, channels = shape
+    window = windows.shape[1]
+    rows, columns = -(-height // window), -(-width // window)
+    x = windows.reshape(batch, rows, columns, window, window, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * window, columns * window, channels)
+    return x[:, :height, :width]

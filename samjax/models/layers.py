@@ -1,0 +1,73 @@
+"""What two or more modules share."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from samjax.models.config import Dtype
+
+
+class Buffer(nnx.Variable):
+    """A constant that is stored with the parameters and never trained."""
+
+
+def gelu(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
+    """The exact GELU, with the error function, as torch has it."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def linear(d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(d_in, d_out, dtype=dtype, rngs=rngs)
+
+
+def layer_norm(width: int, *, epsilon: float, dtype: Dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Over the last axis, which in NHWC makes it the reference's `LayerNorm2d` too.
+
+    The variance is the mean of squared deviations: the quicker E[x^2] - E[x]^2 loses digits.
+    """
+    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+def conv(
+    d_in: int, d_out: int, size: int, *, stride: int = 1, bias: bool = True, dtype: Dtype,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:  # fmt: skip
+    """A square NHWC convolution: `SAME` at stride 1, otherwise patches that do not overlap."""
+    return nnx.Conv(
+        d_in, d_out, (size, size), strides=stride, padding="SAME" if stride == 1 else "VALID",
+        use_bias=bias, dtype=dtype, rngs=rngs,
+    )  # fmt: skip
+
+
+class UpscaleTwice(nnx.Module):
+    """A 2x2 transposed convolution of stride 2: each pixel becomes four of its own.
+
+    Since no two pixels meet in the output, it is one matrix product and a reshape. `kernel` is
+    (in, row, column, out).
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=0,
+                                                 out_axis=(1, 2, 3))  # fmt: skip
+        self.kernel = nnx.Param(init(rngs.params(), (d_in, 2, 2, d_out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(d_out))
+        self.dtype = dtype
+
+    def __call__(self, x_HWD: Float[Array, "H W D"]) -> Float[Array, "H2 W2 E"]:
+        height, width, _ = x_HWD.shape
+        kernel = self.kernel[...].astype(self.dtype)
+        y = jnp.einsum("hwi,iklo->hkwlo", x_HWD.astype(self.dtype), kernel)
+        return y.reshape(2 * height, 2 * width, -1) + self.bias[...].astype(self.dtype)
+
+
+class Mlp(nnx.Module):
+    """The two layers of a transformer block (reference: `MLPBlock`)."""
+
+    def __init__(self, width: int, hidden: int, activation, *, dtype: Dtype, rngs: nnx.Rngs):
+        self.lin1 = linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.lin2 = linear(hidden, width, dtype=dtype, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
+        return self.lin2(self.activation(self.lin1(x)))

@@ -1,0 +1,98 @@
+"""Points, boxes and masks to embeddings (Segment Anything, appendix A; `PromptEncoder`)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from samjax.models.config import SamConfig
+from samjax.models.layers import Buffer, conv, gelu, layer_norm
+from samjax.types import PointLabel, PromptEmbeddings, Prompts
+
+
+class PromptEncoder(nnx.Module):
+    """Embeds the prompts of one mask; use `jax.vmap` for many.
+
+    Coordinates are embedded in float32 whatever the computation's type: in bfloat16 a position
+    in a picture of 1024 pixels is known to 4 pixels only.
+    """
+
+    def __init__(self, cfg: SamConfig, *, rngs: nnx.Rngs):
+        width = cfg.embed_dim
+        embedding = nnx.initializers.normal(1.0)
+
+        def token():
+            return nnx.Param(embedding(rngs.params(), (1, width), jnp.float32))
+
+        self.pe_layer = PositionEmbeddingRandom(width // 2, rngs=rngs)
+        self.point_embeddings = nnx.List([token() for _ in range(4)])
+        self.not_a_point_embed = token()
+        self.no_mask_embed = token()
+        self.mask_downscaling = MaskDownscaling(cfg, rngs=rngs)
+        self.image_size = cfg.image_size
+        self.grid_size = cfg.grid_size
+        self.dtype = cfg.dtype
+
+    def __call__(self, prompts: Prompts) -> PromptEmbeddings:
+        """`prompts` are those of one mask: coords (T, 2), labels (T,), mask_inputs (h, w)."""
+        return PromptEmbeddings(
+            self.embed_points(prompts).astype(self.dtype),
+            self.embed_mask(prompts).astype(self.dtype),
+            prompts.labels != PointLabel.PADDING,
+        )
+
+    def embed_points(self, prompts: Prompts) -> Float[Array, "T D"]:
+        labels_T = prompts.labels[:, None]
+        position = self.pe_layer((prompts.coords + 0.5) / self.image_size)
+        kinds = [self.not_a_point_embed[...], *(e[...] for e in self.point_embeddings)]
+        kind = jnp.concatenate(kinds).astype(jnp.float32)[jnp.maximum(prompts.labels + 1, 0)]
+        position = jnp.where(labels_T >= PointLabel.BACKGROUND, position, 0.0)
+        return position + jnp.where(labels_T == PointLabel.PADDING, 0.0, kind)
+
+    def embed_mask(self, prompts: Prompts) -> Float[Array, "H W D"]:
+        no_mask = self.no_mask_embed[0].astype(self.dtype)
+        no_mask = jnp.broadcast_to(no_mask, (self.grid_size, self.grid_size, no_mask.size))
+        if prompts.mask_inputs is None:
+            return no_mask
+        mask = self.mask_downscaling(prompts.mask_inputs[..., None])
+        return mask if prompts.has_mask is None else jnp.where(prompts.has_mask, mask, no_mask)
+
+    def get_dense_pe(self) -> Float[Array, "H W D"]:
+        """Positional encoding of the centres of the image embedding's cells."""
+        centres = (np.arange(self.grid_size, dtype=np.float32) + 0.5) / self.grid_size
+        xy = np.stack(np.meshgrid(centres, centres), axis=-1)
+        return self.pe_layer(jnp.asarray(xy)).astype(self.dtype)
+
+
+class PositionEmbeddingRandom(nnx.Module):
+    """Random Fourier features of positions (Tancik et al. 2020)."""
+
+    def __init__(self, num_features: int, *, rngs: nnx.Rngs):
+        shape = (2, num_features)
+        self.gaussian_matrix = Buffer(jax.random.normal(rngs.params(), shape, jnp.float32))
+
+    def __call__(self, xy: Float[Array, "*L 2"]) -> Float[Array, "*L D"]:
+        """`xy` lie in [0, 1]."""
+        matrix = self.gaussian_matrix[...].astype(jnp.float32)
+        xy = 2.0 * xy.astype(jnp.float32) - 1.0
+        angle = 2.0 * np.pi * jnp.matmul(xy, matrix, precision="highest")
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class MaskDownscaling(nnx.Module):
+    """A low-resolution mask to the size and width of the image embedding."""
+
+    def __init__(self, cfg: SamConfig, *, rngs: nnx.Rngs):
+        kw = dict(dtype=cfg.dtype, rngs=rngs)
+        few, many = cfg.mask_channels // 4, cfg.mask_channels
+        self.conv1 = conv(1, few, 2, stride=2, **kw)
+        self.norm1 = layer_norm(few, epsilon=1e-6, **kw)
+        self.conv2 = conv(few, many, 2, stride=2, **kw)
+        self.norm2 = layer_norm(many, epsilon=1e-6, **kw)
+        self.conv3 = conv(many, cfg.embed_dim, 1, **kw)
+
+    def __call__(self, mask: Float[Array, "h w 1"]) -> Float[Array, "H W D"]:
+        x = gelu(self.norm1(self.conv1(mask)))
+        x = gelu(self.norm2(self.conv2(x)))
+        return self.conv3(x)

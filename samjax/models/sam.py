@@ -1,0 +1,37 @@
+"""Segment Anything, the three modules together (reference: `Sam`)."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from samjax.models.config import SamConfig
+from samjax.models.image_encoder import ImageEncoderViT
+from samjax.models.mask_decoder import MaskDecoder
+from samjax.models.prompt_encoder import PromptEncoder
+from samjax.types import Predictions, Prompts
+
+
+class Sam(nnx.Module):
+    """Pictures and prompts to low-resolution masks and predicted IoUs.
+
+    Pure: no file is read, nothing is compiled, nothing is remembered. Wrap calls in `jax.jit`,
+    `jax.grad` or `jax.vmap` as you like, or take `samjax.inference`, which has done it.
+    """
+
+    def __init__(self, cfg: SamConfig, *, rngs: nnx.Rngs):
+        self.image_encoder = ImageEncoderViT(cfg.image_encoder, dtype=cfg.dtype, rngs=rngs)
+        self.prompt_encoder = PromptEncoder(cfg, rngs=rngs)
+        self.mask_decoder = MaskDecoder(cfg, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "B S S 3"], prompts: Prompts) -> Predictions:
+        """`prompts` have leading axes (B, P); the masks come as (B, P, M, h, w)."""
+        return jax.vmap(self.decode)(self.image_encoder(images), prompts)
+
+    def decode(self, image_embeddings: Float[Array, "H W D"], prompts: Prompts) -> Predictions:
+        """Every prompt of one picture: `prompts` have one leading axis (P,)."""
+        image_pe = self.prompt_encoder.get_dense_pe()
+
+        def decode_one(prompt: Prompts) -> Predictions:
+            return self.mask_decoder(image_embeddings, image_pe, self.prompt_encoder(prompt))
+
+        return jax.vmap(decode_one)(prompts)
