@@ -54,3 +54,8 @@ class Predictions(NamedTuple):
 
     low_res_masks: Float[Array | np.ndarray, "*L M h w"]
     iou_predictions: Float[Array | np.ndarray, "*L M"]
+
+    def select(self, *, multimask_output: bool) -> "Predictions":
+        """The several masks of an ambiguous prompt, or the one meant for all other prompts."""
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return Predictions(self.low_res_masks[..., chosen, :, :], self.iou_predictions[..., chosen])

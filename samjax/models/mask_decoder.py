@@ -41,8 +41,7 @@ class MaskDecoder(nnx.Module):
     ) -> Predictions:
         """All of the prompt's masks: the single one first, then the multimask outputs.
 
-        Which of them count is the caller's choice (`samjax.prompts.select_masks`); the
-        reference's `multimask_output` drops either the first or the others.
+        Which of them count is the caller's choice: `Predictions.select`.
         """
         tokens, image = self.attend(image_embeddings, image_pe, prompt)
         return Predictions(self.masks(tokens, image), self.iou_predictions(tokens))

@@ -1,0 +1,190 @@
+"""Where the modules meet `jax.jit`. Everything else calls these functions.
+
+`params` is the nested dict of a model's arrays (`samjax.load(...).params`). The architecture is
+read from their shapes unless `config` is given, which also chooses the type to compute in.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from samjax.models import Sam, SamConfig
+from samjax.models.architecture import config_from_params
+from samjax.postprocess.masks import axis_weights, masks_to_boxes, stability_score, upscale_masks
+from samjax.types import Predictions, Prompts
+
+Params = PyTree[Array | np.ndarray]
+
+SIZE_STEP = 128
+"""Full-resolution masks are computed in pictures padded to a multiple of this, in pixels."""
+
+
+def init_params(config: SamConfig, seed: int = 0) -> Params:
+    """Random parameters, for training from the start and for tests."""
+    return jax.jit(_init, static_argnums=0)(config, jax.random.key(seed))
+
+
+def bind(config: SamConfig, params: Params) -> Sam:
+    """The module with these parameters. Cheap enough to call inside a jitted function."""
+    return nnx.merge(_graphdef(config), params)
+
+
+def encode_images(
+    params: Params, images: Float[Array | np.ndarray, "B S S 3"], *, config: SamConfig | None = None
+) -> Float[Array, "B H W D"]:
+    """Image embeddings of a batch of normalized, padded pictures (`samjax.transforms`).
+
+    Raises `ValueError` when the pictures are not of the model's input size.
+    """
+    config = config or config_from_params(params)
+    size = config.image_size
+    if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}; this model takes (B, {size}, {size}, 3): "
+            "resize the longest side, normalize and pad (samjax.transforms)."
+        )
+    return _encode(config, params, images)
+
+
+def decode_masks(
+    params: Params,
+    image_embeddings: Float[Array | np.ndarray, "B H W D"],
+    prompts: Prompts,
+    *,
+    config: SamConfig | None = None,
+) -> Predictions:
+    """All masks of every prompt on every picture: (B, P, M, h, w) logits and (B, P, M) IoUs.
+
+    `prompts` have leading axes (B, P); `samjax.prompts.pack` builds them. `Predictions.select`
+    picks the single mask or the multimask outputs. Raises `ValueError` when shapes do not fit the
+    model or each other.
+    """
+    config = config or config_from_params(params)
+    _check_decoder_input(config, image_embeddings, prompts)
+    return _decode(config, params, image_embeddings, prompts)
+
+
+def predict_masks(
+    params: Params,
+    images: Float[Array | np.ndarray, "B S S 3"],
+    prompts: Prompts,
+    *,
+    config: SamConfig | None = None,
+) -> Predictions:
+    """`encode_images` and `decode_masks` in one go."""
+    embeddings = encode_images(params, images, config=config)
+    return decode_masks(params, embeddings, prompts, config=config)
+
+
+class Upscaler:
+    """Low-resolution masks to the picture's own pixels (reference: `Sam.postprocess_masks`).
+
+    Made for one size of picture; the compiled code is shared by all sizes that pad to the same
+    multiple of `SIZE_STEP`. `input_size` is (height, width) of the resized picture within the
+    model's square, `original_size` that of the picture.
+    """
+
+    def __init__(
+        self, config: SamConfig, input_size: tuple[int, int], original_size: tuple[int, int]
+    ):
+        self.original_size = original_size
+        self.weights = tuple(
+            axis_weights(config.low_res_size, config.image_size, inside, outside, _padded(outside))
+            for inside, outside in zip(input_size, original_size, strict=True)
+        )
+
+    def logits(self, low_res_masks: Float[Array | np.ndarray, "N h w"]) -> Float[np.ndarray, "N H W"]:
+        """Mask logits at full resolution, on the host."""
+        height, width = self.original_size
+        return np.asarray(_upscale(low_res_masks, *self.weights))[:, :height, :width]
+
+    def measure(
+        self,
+        low_res_masks: Float[Array | np.ndarray, "N h w"],
+        *,
+        mask_threshold: float,
+        stability_score_offset: float,
+    ) -> tuple[Bool[np.ndarray, "N H W"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
+        """Thresholded masks, stability scores and boxes of logits at full resolution.
+
+        Each mask is in Fortran order, which is how run-length encoding reads it.
+        """
+        height, width = self.original_size
+        masks, scores, boxes = _measure(
+            low_res_masks, *self.weights, np.int32(height), np.int32(width),
+            np.float32(mask_threshold), np.float32(stability_score_offset),
+        )  # fmt: skip
+        masks = np.asarray(masks)[:, :width, :height].transpose(0, 2, 1)
+        return masks, np.asarray(scores), np.asarray(boxes)
+
+
+@functools.lru_cache(maxsize=64)
+def _graphdef(config: SamConfig) -> nnx.GraphDef:
+    return nnx.split(nnx.eval_shape(lambda: Sam(config, rngs=nnx.Rngs(0))))[0]
+
+
+def _init(config: SamConfig, key: Array) -> Params:
+    return nnx.to_pure_dict(nnx.split(Sam(config, rngs=nnx.Rngs(params=key)))[1])
+
+
+def _precision(config: SamConfig):
+    """float32 means float32: TPUs and recent GPUs would otherwise round the factors."""
+    return jax.default_matmul_precision("highest" if config.dtype == "float32" else "default")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(config: SamConfig, params: Params, images: Array) -> Array:
+    with _precision(config):
+        return bind(config, params).image_encoder(images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(
+    config: SamConfig, params: Params, image_embeddings: Array, prompts: Prompts
+) -> Predictions:
+    with _precision(config):
+        return jax.vmap(bind(config, params).decode)(image_embeddings, prompts)
+
+
+_upscale = jax.jit(upscale_masks)
+
+
+@jax.jit
+def _measure(low_res_masks, rows, columns, height, width, threshold, offset):
+    transposed = upscale_masks(jnp.swapaxes(low_res_masks, -1, -2), columns, rows)
+    scores = stability_score(transposed, threshold, offset, height=width, width=height)
+    inside = (jnp.arange(columns.shape[0]) < width)[:, None] & (jnp.arange(rows.shape[0]) < height)
+    masks = (transposed > threshold) & inside
+    boxes = masks_to_boxes(masks)[..., np.array([1, 0, 3, 2])]
+    return masks, scores, boxes
+
+
+def _padded(length: int) -> int:
+    return -(-length // SIZE_STEP) * SIZE_STEP
+
+
+def _check_decoder_input(config: SamConfig, image_embeddings: Array, prompts: Prompts) -> None:
+    grid, low = config.grid_size, config.low_res_size
+    batch = image_embeddings.shape[:1]
+
+    def expect(name: str, shape: Sequence[int], expected: tuple) -> None:
+        fits = len(shape) == len(expected) and all(
+            isinstance(e, str) or s == e for s, e in zip(shape, expected, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(str(e) for e in expected)
+            raise ValueError(f"{name} has shape {tuple(shape)}; expected ({wanted}).")
+
+    expect("image_embeddings", image_embeddings.shape, ("B", grid, grid, config.embed_dim))
+    expect("prompts.labels", prompts.labels.shape, (*batch, "P", "T"))
+    expect("prompts.coords", prompts.coords.shape, (*prompts.labels.shape, 2))
+    if prompts.mask_inputs is not None:
+        expect("prompts.mask_inputs", prompts.mask_inputs.shape,
+               (*prompts.labels.shape[:2], low, low))  # fmt: skip
+    if prompts.has_mask is not None:
+        expect("prompts.has_mask", prompts.has_mask.shape, prompts.labels.shape[:2])

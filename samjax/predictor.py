@@ -1,0 +1,198 @@
+"""`SamPredictor`: click, box or mask on one picture (reference: `SamPredictor`)."""
+
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from samjax import inference, prompts
+from samjax.checkpoint import Model
+from samjax.images import read_image
+from samjax.transforms import ResizeLongestSide, normalize_and_pad
+from samjax.types import Predictions
+
+MAX_PROMPTS = 64
+"""Prompts decoded in one call of the compiled code; more go in several calls."""
+
+Masks = Bool[np.ndarray, "... H W"] | Float[np.ndarray, "... H W"]
+
+
+class SamPredictor:
+    """Encodes a picture once, then answers any number of prompts on it.
+
+    Method names, arguments, defaults and return values are the reference's; arrays are NumPy's.
+    Coordinates are in pixels of the picture as it was given.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.transform = ResizeLongestSide(model.config.image_size)
+        self.reset_image()
+
+    @property
+    def mask_threshold(self) -> float:
+        return self.model.config.mask_threshold
+
+    @property
+    def device(self) -> jax.Device:
+        """The device on which the parameters lie, or would be put."""
+        leaf = jax.tree.leaves(self.model.params)[0]
+        return next(iter(leaf.devices())) if isinstance(leaf, jax.Array) else jax.devices()[0]
+
+    def reset_image(self) -> None:
+        """Forgets the picture."""
+        self.is_image_set = False
+        self.features: Float[Array, "1 h w D"] | None = None
+        self.original_size: tuple[int, int] | None = None
+        self.input_size: tuple[int, int] | None = None
+        self.upscaler: inference.Upscaler | None = None
+
+    def set_image(
+        self, image: str | os.PathLike[str] | np.ndarray, image_format: str = "RGB"
+    ) -> None:
+        """Computes the embedding of a picture, given as a file or an array.
+
+        Arrays are (H, W, 3) uint8 in 0..255; grey, RGBA, 16-bit and float in [0, 1] are brought
+        to that. `image_format` is the channel order of an array, "RGB" or "BGR"; files know
+        theirs. Should anything fail, the picture that was set before stays set. Raises what
+        `samjax.images.read_image` raises.
+        """
+        pixels = read_image(image, image_format=image_format)
+        config = self.model.config
+        resized = self.transform.apply_image(pixels)
+        batch = normalize_and_pad(
+            resized, config.image_size, pixel_mean=config.pixel_mean, pixel_std=config.pixel_std
+        )[None]
+        features = inference.encode_images(self.model.params, batch, config=config)
+        self._remember(features, resized.shape[:2], pixels.shape[:2])
+
+    def _remember(
+        self, features: Array, input_size: tuple[int, int], original_size: tuple[int, int]
+    ) -> None:
+        self.features, self.input_size, self.original_size = features, input_size, original_size
+        self.upscaler = inference.Upscaler(self.model.config, input_size, original_size)
+        self.is_image_set = True
+
+    def get_image_embedding(self) -> Float[np.ndarray, "1 D h w"]:
+        """The picture's embedding, channels first as the reference returns it.
+
+        `features` holds it as samjax uses it, channels last, on the device.
+        """
+        self._check_image()
+        return np.asarray(self.features).transpose(0, 3, 1, 2)
+
+    def predict(
+        self,
+        point_coords: np.ndarray | Sequence | None = None,
+        point_labels: np.ndarray | Sequence | None = None,
+        box: np.ndarray | Sequence | None = None,
+        mask_input: np.ndarray | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Masks, Float[np.ndarray, "C"], Float[np.ndarray, "C h w"]]:
+        """Masks of one object.
+
+        `point_coords` are (N, 2), with `point_labels` (N,) 1 for the object and 0 for the
+        background; `box` is (x0, y0, x1, y1); `mask_input` is (1, h, w) logits, as the third
+        value of an earlier call. Returns (C, H, W) masks, boolean or with `return_logits` float32
+        logits; the predicted IoU of each; and the (C, h, w) low-resolution logits. C is 3 with
+        `multimask_output` (best for a single point), otherwise 1.
+
+        Raises `RuntimeError` before `set_image`, `ValueError` for prompts that are missing, of
+        the wrong shape or length, not finite, or outside the picture.
+        """
+        masks, iou_predictions, low_res_masks = self.predict_batch(
+            None if point_coords is None else [point_coords],
+            None if point_labels is None else [point_labels],
+            None if box is None else [np.reshape(box, -1)],
+            None if mask_input is None else [mask_input],
+            multimask_output,
+            return_logits,
+        )
+        return masks[0], iou_predictions[0], low_res_masks[0]
+
+    def predict_batch(
+        self,
+        point_coords: np.ndarray | Sequence | None = None,
+        point_labels: np.ndarray | Sequence | None = None,
+        boxes: np.ndarray | Sequence | None = None,
+        mask_input: np.ndarray | Sequence | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Masks, Float[np.ndarray, "P C"], Float[np.ndarray, "P C h w"]]:
+        """Masks of many objects, one for each prompt.
+
+        Arrays (P, N, 2), (P, N), (P, 4) and (P, 1, h, w), or sequences of P entries in which any
+        may be None and the numbers of points may differ. Returns and errors are `predict`'s with
+        an axis P in front. (The reference's counterpart is `predict_torch`, which takes
+        coordinates of the resized picture; these are the picture's own.)
+        """
+        self._check_image()
+        given = {
+            "point_coords": point_coords,
+            "point_labels": point_labels,
+            "boxes": boxes,
+            "mask_input": mask_input,
+        }
+        objects = self._objects(given)
+        predictions = self._decode(
+            [self._tokens(points, labels, box) for points, labels, box, _ in objects],
+            [self._mask(mask) for *_, mask in objects],
+        )
+        chosen = predictions.select(multimask_output=multimask_output)
+        logits = self._full_resolution(chosen.low_res_masks)
+        masks = logits if return_logits else logits > self.mask_threshold
+        return masks, chosen.iou_predictions, chosen.low_res_masks
+
+    def _decode(
+        self, tokens: list[prompts.Tokens], masks: list[np.ndarray | None]
+    ) -> Predictions:
+        """All masks of each prompt, computed in parts of at most `MAX_PROMPTS`."""
+        low_res, ious = [], []
+        for start in range(0, len(tokens), MAX_PROMPTS):
+            part = slice(start, start + MAX_PROMPTS)
+            packed = prompts.pack(tokens[part], masks[part])
+            packed = jax.tree.map(lambda x: x[None], packed)
+            result = inference.decode_masks(
+                self.model.params, self.features, packed, config=self.model.config
+            )
+            count = len(tokens[part])
+            low_res.append(np.asarray(result.low_res_masks)[0, :count])
+            ious.append(np.asarray(result.iou_predictions)[0, :count])
+        return Predictions(np.concatenate(low_res), np.concatenate(ious))
+
+    def _full_resolution(self, low_res: Float[np.ndarray, "P C h w"]) -> np.ndarray:
+        return np.stack([self.upscaler.logits(masks) for masks in low_res])
+
+    def _check_image(self) -> None:
+        if not self.is_image_set:
+            raise RuntimeError("no picture is set; call set_image(picture) first.")
+
+    def _objects(self, given: dict) -> list[tuple]:
+        """One (points, labels, box, mask) for each object, None where nothing was given."""
+        counts = {name: len(value) for name, value in given.items() if value is not None}
+        if not counts:
+            raise ValueError("there is no prompt; give point_coords with point_labels, a box, or "
+                             "a mask_input.")  # fmt: skip
+        if len(set(counts.values())) > 1 or 0 in counts.values():
+            raise ValueError(f"the prompts are for different numbers of objects, or none: {counts}.")
+        number = next(iter(counts.values()))
+        columns = [[None] * number if value is None else value for value in given.values()]
+        return list(zip(*columns, strict=True))
+
+    def _tokens(self, point_coords, point_labels, box) -> prompts.Tokens:
+        """Checked, and brought to the model's frame."""
+        size = self.original_size
+        if point_coords is not None or point_labels is not None:
+            point_coords, point_labels = prompts.check_points(point_coords, point_labels, size)
+            point_coords = self.transform.apply_coords(point_coords, size)
+        if box is not None:
+            box = self.transform.apply_boxes(prompts.check_box(box, size), size)
+        return prompts.tokens(point_coords, point_labels, box)
+
+    def _mask(self, mask_input) -> Float[np.ndarray, "h w"] | None:
+        if mask_input is None:
+            return None
+        return prompts.check_mask(mask_input, self.model.config.low_res_size)
