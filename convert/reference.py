@@ -1,0 +1,73 @@
+"""Meta's `segment_anything` built from a config, to compare with."""
+
+import functools
+from typing import TYPE_CHECKING
+
+from samjax.models.config import SamConfig
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam as ReferenceSam
+
+
+def build_reference(config: SamConfig) -> "ReferenceSam":
+    """Meta's `Sam` of the same architecture, with its own initial weights, float32, on the CPU.
+
+    Raises `ImportError` that says what to install where the package is missing.
+    """
+    try:
+        import torch
+        from segment_anything import modeling
+    except ImportError as error:
+        raise ImportError(
+            "Comparing with the original needs Meta's package, which is not installed here: "
+            "pip install segment-anything torch torchvision"
+        ) from error
+    encoder = config.image_encoder
+    grid = (encoder.grid_size, encoder.grid_size)
+    image_encoder = modeling.ImageEncoderViT(
+        img_size=encoder.image_size,
+        patch_size=encoder.patch_size,
+        embed_dim=encoder.width,
+        depth=encoder.depth,
+        num_heads=encoder.num_heads,
+        mlp_ratio=_ratio(encoder.width, encoder.mlp_width),
+        out_chans=encoder.out_channels,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=encoder.window_size,
+        global_attn_indexes=encoder.global_layers,
+    )
+    prompt_encoder = modeling.PromptEncoder(
+        embed_dim=config.embed_dim,
+        image_embedding_size=grid,
+        input_image_size=(config.image_size, config.image_size),
+        mask_in_chans=config.mask_channels,
+    )
+    transformer = modeling.TwoWayTransformer(
+        depth=config.decoder_depth,
+        embedding_dim=config.embed_dim,
+        num_heads=config.decoder_heads,
+        mlp_dim=config.decoder_mlp_width,
+        attention_downsample_rate=config.attention_downsample_rate,
+    )
+    mask_decoder = modeling.MaskDecoder(
+        transformer_dim=config.embed_dim,
+        transformer=transformer,
+        num_multimask_outputs=config.num_multimask_outputs,
+        iou_head_depth=config.iou_head_depth,
+        iou_head_hidden_dim=config.iou_head_width,
+    )
+    sam = modeling.Sam(
+        image_encoder,
+        prompt_encoder,
+        mask_decoder,
+        pixel_mean=list(config.pixel_mean),
+        pixel_std=list(config.pixel_std),
+    )
+    sam.mask_threshold = config.mask_threshold
+    return sam.eval()
+
+
+def _ratio(width: int, mlp_width: int) -> float:
+    """What `int(width * ratio)` makes `mlp_width` again; the quotient itself may round below."""
+    return (mlp_width + 0.5) / width

@@ -1,0 +1,97 @@
+"""Meta's state dicts to models and back, without files."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from samjax.convert.key_maps.meta import META
+from samjax.convert.table import Translation, to_foreign, to_ours, wrong_shapes
+
+from samjax.checkpoint import Model
+from samjax.models.architecture import abstract_params, config_from_params
+from samjax.models.config import SamConfig
+from samjax.models.params import describe, flatten, unflatten
+
+_FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
+
+
+def from_state_dict(state_dict: Mapping[str, Any]) -> Model:
+    """A model from arrays or torch tensors in Meta's names, of any size; each keeps its type.
+
+    The arrays are copied. Raises `ValueError` that lists everything which does not fit: names that
+    are missing or unexpected, wrong shapes, values that are not float32, float16 or bfloat16.
+    """
+    arrays, problems = {}, []
+    for name, value in state_dict.items():
+        try:
+            arrays[name] = _as_numpy(value)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    translation = to_ours(META, arrays)
+    if not translation.sources:
+        raise ValueError(_foreign(state_dict, problems))
+    config = _check(translation, problems)
+    leaves = {name: jnp.array(x, copy=True) for name, x in translation.arrays.items()}
+    ordered = {name: leaves[name] for name in flatten(abstract_params(config))}
+    return Model(unflatten(ordered), config)
+
+
+def to_state_dict(model: Model) -> dict[str, np.ndarray]:
+    """Contiguous copies of a model's arrays in Meta's names, layout and order; types are kept."""
+    arrays = {name: np.asarray(x) for name, x in flatten(model.params).items()}
+    return {name: np.array(x, order="C") for name, x in to_foreign(META, arrays).items()}
+
+
+def _check(translation: Translation, not_arrays: list[str]) -> SamConfig:
+    problems = {**translation.problems, "not usable": not_arrays}
+    config, unread = None, ""
+    if not problems["missing"]:
+        try:
+            config = config_from_params(unflatten(translation.arrays))
+        except ValueError as error:
+            unread = f"\nThe architecture cannot be read from the shapes: {error}"
+    if config:
+        expected = flatten(abstract_params(config))
+        problems["of the wrong shape"] += wrong_shapes(META, translation, expected)
+        absent = [n for n in expected if n not in translation.arrays]
+        problems["missing"] += [META.find_target(n).name for n in absent]
+        surplus = [n for n in translation.arrays if n not in expected]
+        problems["unexpected"] += [translation.sources[n] for n in surplus]
+    if config is None or any(problems.values()):
+        raise ValueError(
+            "The checkpoint does not fit Segment Anything in Meta's names.\n"
+            f"{describe(problems)}{unread}"
+        )
+    return config
+
+
+def _foreign(state_dict: Mapping[str, Any], problems: list[str]) -> str:
+    names = ", ".join(list(state_dict)[:3]) or "it is empty"
+    text = (
+        "This is not a Segment Anything checkpoint in Meta's names: it has none of them "
+        f"({len(state_dict)} entries: {names}{', ...' if len(state_dict) > 3 else ''})."
+    )
+    return text + ("\n" + describe({"not usable": problems}) if problems else "")
+
+
+def _as_numpy(value: Any) -> np.ndarray:
+    """The array or tensor as NumPy without a copy, where that is possible."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_quantized:
+            raise ValueError("is a sparse or quantized tensor; expected a dense one")
+        value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:
+            value = value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        else:
+            value = value.numpy()
+    if not isinstance(value, np.ndarray | jax.Array):
+        raise ValueError(f"is a {type(value).__name__}; expected an array")
+    array = np.asarray(value)
+    if array.dtype not in _FLOATS:
+        raise ValueError(f"has type {array.dtype}; expected float32, float16 or bfloat16")
+    return array

@@ -1,0 +1,67 @@
+"""Meta's models with weights to compare with: random ones, and the trained prompt decoder's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from samjax.convert.reference import build_reference
+
+from samjax.models import ImageEncoderViTConfig, SamConfig
+
+_REPOSITORY = Path(__file__).parents[1]
+_WEIGHTS = Path("shared/weights/prompt_guided_mask_decoder.pt")
+
+
+def random_reference(config: SamConfig, seed: int) -> torch.nn.Module:
+    """Meta's `Sam` with every array drawn from `seed`, none left at zero or one.
+
+    Weights keep the size of what passes through them; what is added is a tenth to one of it.
+    """
+    model = build_reference(config)
+    generator = torch.Generator().manual_seed(seed)
+    state_dict = {
+        name: _random(name, tensor, generator) for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state_dict)
+    return model.requires_grad_(False)
+
+
+def trained_reference(config: SamConfig, seed: int) -> torch.nn.Module:
+    """`random_reference` with the trained prompt encoder and mask decoder; only the ViT is random.
+
+    Skips the test where the weights are not there. `config` needs the published decoder's sizes,
+    as `trained_config` has.
+    """
+    model = random_reference(config, seed)
+    trained = torch.load(_find_weights(), weights_only=True, map_location="cpu")
+    model.prompt_encoder.load_state_dict(trained["PromtEncoder"])
+    model.mask_decoder.load_state_dict(trained["MaskDecoder"])
+    return model
+
+
+def trained_config(image_size: int = 256, **changes) -> SamConfig:
+    """A narrow ViT of two blocks before a decoder of the published size."""
+    encoder = ImageEncoderViTConfig(
+        image_size=image_size, width=32, depth=2, num_heads=2, mlp_width=64, window_size=5,
+        global_layers=(1,),
+    )  # fmt: skip
+    return SamConfig(image_encoder=encoder, **changes)
+
+
+def _find_weights() -> Path:
+    for folder in (_REPOSITORY.parent, _REPOSITORY):
+        if (folder / _WEIGHTS).is_file():
+            return folder / _WEIGHTS
+    pytest.skip(f"{_WEIGHTS.name} is not here")
+
+
+def _random(name: str, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    noise = torch.randn(like.shape, generator=generator)
+    if "pos_embed" in name or "rel_pos" in name or name.endswith("bias"):
+        return 0.1 * noise
+    if "gaussian_matrix" in name or "embed" in name or "token" in name.rsplit(".", 2)[-2]:
+        return noise if like.ndim == 2 else noise / like[0].numel() ** 0.5
+    if like.ndim == 1:
+        return 1.0 + 0.1 * noise
+    fan_in = like.shape[0] if "output_upscaling" in name else like[0].numel()
+    return noise / fan_in**0.5
