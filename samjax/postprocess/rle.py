@@ -1,0 +1,87 @@
+"""Masks as run lengths, in COCO's two forms.
+
+Uncompressed, "counts" is a list of run lengths, column by column, beginning with the number of
+zeros (0 where the first pixel is set). Compressed, it is a string of pycocotools' making.
+"""
+
+from typing import TypedDict
+
+import numpy as np
+from jaxtyping import Bool
+from pycocotools import mask as coco
+
+
+class Rle(TypedDict):
+    """One mask; `size` is [height, width]."""
+
+    size: list[int]
+    counts: list[int] | str | bytes
+
+
+def mask_to_rle(mask: Bool[np.ndarray, "H W"]) -> Rle:
+    """The uncompressed run lengths of a mask (reference: `amg.mask_to_rle_pytorch`).
+
+    Masks in Fortran order are read in place, others are first copied to it.
+
+    Raises ValueError for a mask without pixels.
+    """
+    height, width = mask.shape
+    if mask.size == 0:
+        raise ValueError(f"a mask of {height} x {width} pixels has no runs")
+    pixels = mask.ravel(order="F")
+    ends = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    counts = np.diff(ends, prepend=0, append=pixels.size).tolist()
+    return {"size": [height, width], "counts": [0, *counts] if pixels[0] else counts}
+
+
+def rle_to_mask(rle: Rle) -> Bool[np.ndarray, "H W"]:
+    """The mask of either form, in Fortran order (reference: `amg.rle_to_mask`).
+
+    Raises ValueError where the runs do not fill the size, or "counts" is no such string.
+    """
+    height, width = rle["size"]
+    runs = np.array(_runs(rle), np.int64)
+    if runs.sum() != height * width or (runs < 0).any():
+        raise ValueError(f"run lengths do not fill a mask of {height} x {width} pixels")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def area_from_rle(rle: Rle) -> int:
+    """The number of pixels set, of either form (reference: `amg.area_from_rle`)."""
+    return sum(_runs(rle)[1::2])
+
+
+def coco_encode_rle(rle: Rle) -> Rle:
+    """Uncompressed to compressed, "counts" as str for JSON (reference: `amg.coco_encode_rle`)."""
+    height, width = rle["size"]
+    compressed = coco.frPyObjects(rle, height, width)
+    return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
+
+
+def _runs(rle: Rle) -> list[int]:
+    """The run lengths of either form.
+
+    pycocotools' string holds each number in characters of five bits above "0", lowest first, a
+    sixth bit where more follow, in two's complement; from the fourth number on it is the
+    difference from the number two before. Its own decoder takes some damaged strings for masks.
+    """
+    counts = rle["counts"]
+    if isinstance(counts, list):
+        return counts
+    runs: list[int] = []
+    number, shift = 0, 0
+    for character in counts.encode() if isinstance(counts, str) else counts:
+        bits = character - ord("0")
+        if not 0 <= bits < 64:
+            raise ValueError(f"compressed run lengths contain the character {chr(character)!r}")
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        number -= (bits & 16) << (shift - 4)
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        number, shift = 0, 0
+    if shift:
+        raise ValueError("compressed run lengths end in the middle of a number")
+    return runs
