@@ -32,7 +32,7 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Model:
         except ValueError as error:
             problems.append(f"{name}: {error}")
     translation = to_ours(META, arrays)
-    if not translation.sources:
+    if not translation.matches:
         raise ValueError(_foreign(state_dict, problems))
     config = _check(translation, problems)
     leaves = {name: jnp.array(x, copy=True) for name, x in translation.arrays.items()}
@@ -57,16 +57,19 @@ def _check(translation: Translation, not_arrays: list[str]) -> SamConfig:
     if config:
         expected = flatten(abstract_params(config))
         problems["of the wrong shape"] += wrong_shapes(META, translation, expected)
-        absent = [n for n in expected if n not in translation.arrays]
-        problems["missing"] += [META.find_target(n).name for n in absent]
-        surplus = [n for n in translation.arrays if n not in expected]
-        problems["unexpected"] += [translation.sources[n] for n in surplus]
+        problems["missing"] += [_name(n) for n in expected if n not in translation.matches]
+        problems["unexpected"] += [_name(n) for n in translation.matches if n not in expected]
     if config is None or any(problems.values()):
         raise ValueError(
             "The checkpoint does not fit Segment Anything in Meta's names.\n"
             f"{describe(problems)}{unread}"
         )
     return config
+
+
+def _name(target: str) -> str:
+    match = META.find_target(target)
+    return match.source if match else target
 
 
 def _foreign(state_dict: Mapping[str, Any], problems: list[str]) -> str:

@@ -12,7 +12,7 @@ which is the order that `to_foreign` gives back.
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ def permute(*axes: int) -> Transform:
     return Transform(functools.partial(_transpose, axes), functools.partial(_transpose, inverse))
 
 
-def _transpose(axes: tuple[int, ...], x: np.ndarray) -> np.ndarray:
+def _transpose(axes: Sequence[int], x: np.ndarray) -> np.ndarray:
     if x.ndim != len(axes):
         raise ValueError(f"{x.shape}, expected {len(axes)} axes")
     return x.transpose(axes)
@@ -58,10 +58,11 @@ class Row(NamedTuple):
 
 
 class Match(NamedTuple):
-    """A name that a row knows: what it is on the other side."""
+    """A row, and the two names it pairs for certain values of its placeholders."""
 
-    name: str
     row: int
+    source: str
+    target: str
     values: dict[str, str]
 
 
@@ -78,21 +79,22 @@ class Table:
         self._sources = [_pattern(row.source, words) for row, words in both]
         self._targets = [_pattern(row.target, words) for row, words in both]
 
-    def find_source(self, name: str) -> Match | None:
-        """The target of a foreign name."""
-        return self._find(name, self._sources, [row.target for row in self.rows])
+    def find_source(self, source: str) -> Match | None:
+        """The row for a foreign name. Raises `ValueError` if there are several."""
+        return self._find(source, self._sources)
 
-    def find_target(self, name: str) -> Match | None:
-        """The foreign name of a target."""
-        return self._find(name, self._targets, [row.source for row in self.rows])
+    def find_target(self, target: str) -> Match | None:
+        """The row for one of our names. Raises `ValueError` if there are several."""
+        return self._find(target, self._targets)
 
-    def _find(self, name: str, patterns: list[re.Pattern], templates: list[str]) -> Match | None:
-        found = [(i, m) for i, p in enumerate(patterns) if (m := p.fullmatch(name))]
+    def _find(self, name: str, patterns: list[re.Pattern]) -> Match | None:
+        found = [(i, m.groupdict()) for i, p in enumerate(patterns) if (m := p.fullmatch(name))]
         if len(found) > 1:
             rows = ", ".join(self.rows[i].source for i, _ in found)
             raise ValueError(f"{name} matches {len(found)} rows of the table: {rows}.")
-        for i, match in found:
-            return Match(_fill(templates[i], match.groupdict()), i, match.groupdict())
+        for i, values in found:
+            row = self.rows[i]
+            return Match(i, _fill(row.source, values), _fill(row.target, values), values)
         return None
 
     def missing(self, matches: Mapping[str, Match]) -> list[str]:
@@ -146,46 +148,49 @@ class Table:
 
 
 class Translation(NamedTuple):
-    """Arrays by target, the foreign name of each, and what did not fit, for `describe`."""
+    """Arrays and the rows that gave them, by our name, and what did not fit, for `describe`."""
 
     arrays: dict[str, np.ndarray]
-    sources: dict[str, str]
+    matches: dict[str, Match]
     problems: dict[str, list[str]]
 
 
 def to_ours(table: Table, arrays: Mapping[str, np.ndarray]) -> Translation:
-    """Every foreign array that the table knows, as a view in our layout."""
-    found = {name: table.find_source(name) for name in arrays}
-    matches = {name: match for name, match in found.items() if match}
-    problems: dict[str, list[str]] = {
-        "unexpected": [name for name in arrays if name not in matches],
-        "missing": table.missing(matches),
+    """Every foreign array that the table knows, as a view in our layout.
+
+    Raises `ValueError` if two rows, or two arrays, claim the same name.
+    """
+    found = {name: match for name in arrays if (match := table.find_source(name))}
+    problems = {
+        "unexpected": [name for name in arrays if name not in found],
+        "missing": table.missing(found),
         "of the wrong shape": [],
     }
-    translated, sources = {}, {}
-    for name, match in matches.items():
-        if match.name in sources:
-            raise ValueError(f"{name} and {sources[match.name]} both become {match.name}.")
-        sources[match.name] = name
+    translated: dict[str, np.ndarray] = {}
+    matches: dict[str, Match] = {}
+    for name, match in found.items():
+        if match.target in matches:
+            other = matches[match.target].source
+            raise ValueError(f"{name} and {other} both become {match.target}.")
+        matches[match.target] = match
         try:
-            translated[match.name] = table.rows[match.row].transform.forward(arrays[name])
+            translated[match.target] = table.rows[match.row].transform.forward(arrays[name])
         except ValueError as error:
             problems["of the wrong shape"].append(f"{name}: {error}")
-    return Translation(translated, sources, problems)
+    return Translation(translated, matches, problems)
 
 
 def wrong_shapes(
     table: Table, translation: Translation, expected: Mapping[str, Any]
 ) -> list[str]:  # fmt: skip
-    """Arrays of another shape than `expected` (by target), in the foreign names and layout."""
+    """Arrays of another shape than `expected` (by our name), in the foreign names and layout."""
     lines = []
     for target, array in translation.arrays.items():
-        if target not in expected or array.shape == tuple(expected[target].shape):
-            continue
-        name = translation.sources[target]
-        inverse = table.rows[table.find_source(name).row].transform.inverse
-        wanted = inverse(np.broadcast_to(np.float32(0), expected[target].shape))
-        lines.append(f"{name}: {inverse(array).shape}, expected {wanted.shape}")
+        if target in expected and array.shape != tuple(expected[target].shape):
+            match = translation.matches[target]
+            inverse = table.rows[match.row].transform.inverse
+            wanted = inverse(np.broadcast_to(np.float32(0), expected[target].shape))
+            lines.append(f"{match.source}: {inverse(array).shape}, expected {wanted.shape}")
     return lines
 
 
@@ -194,20 +199,14 @@ def to_foreign(table: Table, arrays: Mapping[str, np.ndarray]) -> dict[str, np.n
 
     Raises `ValueError` that lists every array for which the table has no name.
     """
-    found = {name: table.find_target(name) for name in arrays}
-    unknown = [name for name, match in found.items() if match is None]
+    found = {name: match for name in arrays if (match := table.find_target(name))}
+    unknown = [name for name in arrays if name not in found]
     if unknown:
         raise ValueError("The format has no place for\n" + describe({"arrays": unknown}))
     return {
-        match.name: table.rows[match.row].transform.inverse(arrays[name])
-        for name, match in sorted(found.items(), key=lambda item: _order(table, item[1].name))
+        match.source: table.rows[match.row].transform.inverse(arrays[match.target])
+        for match in sorted(found.values(), key=table.order)
     }
-
-
-def _order(table: Table, source: str) -> tuple[int, ...]:
-    match = table.find_source(source)
-    assert match is not None, f"{source} does not match the row that made it"
-    return table.order(match)
 
 
 def _pattern(template: str, words: Mapping[str, str]) -> re.Pattern:
