@@ -66,6 +66,7 @@ def overlay(
     if boxes is not None:
         _draw_boxes(canvas, _checked(boxes, name="boxes"), width=width + 1)
     if points is not None:
+        labels = _checked_labels(labels, len(points))
         _draw_points(canvas, _checked(points, name="points"), labels, radius=5 * width + 1)
     elif labels is not None:
         raise ValueError("labels were given without points")
@@ -138,6 +139,15 @@ def _checked(coordinates: Num[np.ndarray, "N D"], *, name: str) -> Num[np.ndarra
     return coordinates
 
 
+def _checked_labels(labels: np.ndarray | None, n_points: int) -> np.ndarray:
+    labels = np.ones(n_points, np.int32) if labels is None else labels
+    if len(labels) != n_points:
+        raise ValueError(f"{len(labels)} labels for {n_points} points")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels must be 1 (foreground) or 0 (background)")
+    return labels
+
+
 def _fixed_point(coordinates: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """OpenCV's int32 coordinates, brought near the picture so that they cannot overflow."""
     reach = 2 * max(size) + 100
@@ -154,15 +164,10 @@ def _draw_boxes(canvas: np.ndarray, boxes: Num[np.ndarray, "B 4"], *, width: int
 def _draw_points(
     canvas: np.ndarray,
     points: Num[np.ndarray, "N 2"],
-    labels: Integer[np.ndarray, "N"] | None,
+    labels: Integer[np.ndarray, "N"],
     *,
     radius: int,
 ) -> None:
-    labels = np.ones(len(points), np.int32) if labels is None else labels
-    if len(labels) != len(points):
-        raise ValueError(f"{len(labels)} labels for {len(points)} points")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels must be 1 (foreground) or 0 (background)")
     for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
         outline = _star() if label == 1 else _disc()
         colour = _FOREGROUND if label == 1 else _BACKGROUND

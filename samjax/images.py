@@ -143,10 +143,7 @@ def _pixels(picture: Image.Image, *, name: str) -> np.ndarray:
         if low < 0 or high > 65535:
             raise ValueError(f"{name} has grey values from {low} to {high}; expected 0 to 65535")
         return grey.astype(np.uint16)
-    try:
-        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    except ValueError as error:
-        raise ValueError(f"{name} has colour mode {picture.mode}: {error}") from error
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _to_rgb(array: np.ndarray, *, name: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -269,13 +266,12 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with open(temporary, "xb") as file:
             yield file
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"cannot write {path.name} into folder {path.parent} ({error.strerror})"
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            reason = f"cannot write {path.name} into folder {path.parent} ({error.strerror})"
+            raise OSError(error.errno, reason) from error
         raise
 
 
