@@ -41,9 +41,9 @@ def axis_weights(
     if padded_length < output_length:
         raise ValueError(f"padded_length={padded_length} is below output_length={output_length}")
     weights = np.zeros((padded_length, low_res), np.float32)
-    cropped = _bilinear(low_res, image_size)[:input_length]
+    resized = _bilinear(low_res, image_size)
     taps, tap_weights = _bilinear_taps(input_length, output_length)
-    weights[:output_length] = np.einsum("tL,tLl->Ll", tap_weights, cropped[taps])
+    weights[:output_length] = np.einsum("tL,tLl->Ll", tap_weights, resized[taps])
     weights.setflags(write=False)
     return weights
 
