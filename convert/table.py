@@ -101,14 +101,18 @@ class Table:
         """Foreign names that `matches` (by foreign name) lacks, judged by the names alone.
 
         Every row has to be filled, for each word and for every number up to the highest that
-        occurs at that place of any name (or as many as there are names, if that is less).
+        occurs at that place of any name (or as many as there are names, if that is less). In the
+        table's order.
         """
         counts: dict[str, int] = {}
         for match in matches.values():
             for place, number in self._numbers(match):
                 counts[place] = max(counts.get(place, 0), min(number + 1, len(matches)))
         due = [name for i in range(len(self.rows)) for name in self._expand(i, counts)]
-        return [name for name in due if name not in matches]
+        missing = [
+            match for name in due if name not in matches and (match := self.find_source(name))
+        ]
+        return [match.source for match in sorted(missing, key=self.order)]
 
     def _numbers(self, match: Match) -> list[tuple[str, int]]:
         """Where numbers stand in a foreign name: the text before each of them, and the number."""
