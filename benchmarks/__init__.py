@@ -1,0 +1,1 @@
+"""One file for each question; `harness.py` runs them. See README.md."""

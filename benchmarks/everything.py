@@ -1,0 +1,136 @@
+"""How long does it take to segment everything? python -m benchmarks.everything [PICTURE]"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import contenders
+from benchmarks.harness import compare, record, serve
+
+SAME_MASK = 0.99
+"""IoU from which two masks are the same."""
+
+
+def main() -> None:
+    args = _parse()
+    if args.worker:
+        prepare = {"samjax": _samjax, "meta": _meta}[args.worker]
+        serve(lambda: prepare(args), _save)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        weights, saved = Path(folder, "weights"), Path(folder)
+        contenders.prepare_weights(args, weights)
+        measurements = compare(
+            contenders.commands("benchmarks.everything", args, weights),
+            repeats=args.repeats, warmup=args.warmup, malloc=args.malloc, save_to=saved,
+        )  # fmt: skip
+        rles = {name: json.loads((saved / f"{name}.json").read_text()) for name in args.contenders}
+    for m in measurements:
+        m.facts["masks"] = len(rles[m.contender])
+        m.facts["matched"] = matched(rles[m.contender], rles["meta"]) if "meta" in rles else ""
+    record("everything", _size(args), measurements, malloc=args.malloc)
+
+
+def matched(ours: list[dict], theirs: list[dict]) -> int:
+    """How many of our masks (COCO RLE) have one of theirs to themselves at IoU 0.99."""
+    from pycocotools import mask as coco
+
+    if not ours or not theirs:
+        return 0
+    ious = coco.iou(ours, theirs, [0] * len(theirs))
+    free = np.ones(len(theirs), bool)
+    for row in ious:
+        best = int(np.argmax(np.where(free, row, -1.0)))
+        if free[best] and row[best] >= SAME_MASK:
+            free[best] = False
+    return int((~free).sum())
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "picture", type=Path, nargs="?", help="default: one of 1200x1800 pixels that is drawn"
+    )
+    contenders.arguments(parser, repeats=1, warmup=0)
+    parser.add_argument("--points-per-side", type=int, default=32)
+    parser.add_argument("--points-per-batch", type=int, default=64)
+    parser.add_argument("--crop-n-layers", type=int, default=0)
+    parser.add_argument("--crop-n-points-downscale-factor", type=int, default=1)
+    parser.add_argument("--pred-iou-thresh", type=float, help="see --stability-score-thresh")
+    parser.add_argument(
+        "--stability-score-thresh", type=float,
+        help="default: Meta's with --checkpoint, and 0 with random weights, which score badly",
+    )  # fmt: skip
+    parser.add_argument("--box-nms-thresh", type=float, default=0.7)
+    args = parser.parse_args()
+    if args.picture is not None and not args.picture.is_file():
+        parser.error(f"there is no picture {args.picture}")
+    trained = args.checkpoint is not None
+    if args.pred_iou_thresh is None:
+        args.pred_iou_thresh = 0.88 if trained else 0.0
+    if args.stability_score_thresh is None:
+        args.stability_score_thresh = 0.95 if trained else 0.0
+    return args
+
+
+def _size(args: argparse.Namespace) -> str:
+    height, width = _picture(args).shape[:2]
+    return (
+        f"{args.model} {'trained' if args.checkpoint else 'random'} {width}x{height} "
+        f"points {args.points_per_side} crops {args.crop_n_layers} "
+        f"iou {args.pred_iou_thresh:g} stability {args.stability_score_thresh:g} "
+        f"nms {args.box_nms_thresh:g}"
+    )
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    return dict(
+        points_per_side=args.points_per_side,
+        points_per_batch=args.points_per_batch,
+        pred_iou_thresh=args.pred_iou_thresh,
+        stability_score_thresh=args.stability_score_thresh,
+        box_nms_thresh=args.box_nms_thresh,
+        crop_n_layers=args.crop_n_layers,
+        crop_n_points_downscale_factor=args.crop_n_points_downscale_factor,
+        output_mode="coco_rle",
+    )
+
+
+def _picture(args: argparse.Namespace) -> np.ndarray:
+    if args.picture is None:
+        return contenders.draw_picture()
+    from PIL import Image
+
+    return np.array(Image.open(args.picture).convert("RGB"))
+
+
+def _samjax(args: argparse.Namespace) -> Callable[[], list[dict]]:
+    from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
+
+    generator = SamAutomaticMaskGenerator(contenders.load_samjax(args), **_options(args))
+    picture = _picture(args)
+    return lambda: generator.generate(picture)
+
+
+def _meta(args: argparse.Namespace) -> Callable[[], list[dict]]:
+    import segment_anything
+
+    generator = segment_anything.SamAutomaticMaskGenerator(
+        contenders.load_meta(args), **_options(args)
+    )
+    picture = _picture(args)
+    return lambda: generator.generate(picture)
+
+
+def _save(records: list[dict], path: Path) -> None:
+    rles = [record["segmentation"] for record in records]
+    path.with_suffix(".json").write_text(json.dumps(rles))
+
+
+if __name__ == "__main__":
+    main()
