@@ -24,6 +24,7 @@ from samjax.postprocess import (
     nms,
     remove_small_regions,
     rle_to_mask,
+    uncrop_mask,
 )
 from samjax.predictor import SamPredictor
 from samjax.types import PointLabel, Prompts
@@ -230,7 +231,7 @@ class SamAutomaticMaskGenerator:
         keep = np.flatnonzero(keep[: len(some)])
         x0, y0, _, _ = crop_box
         return Masks(
-            [mask_to_rle(_uncrop(binary[i], crop_box, size)) for i in keep],
+            [mask_to_rle(uncrop_mask(binary[i], crop_box, size)) for i in keep],
             boxes[keep] + np.array([x0, y0, x0, y0]),
             ious[some][keep],
             points[keep] + np.array([x0, y0]),
@@ -293,15 +294,6 @@ def _point_grids(
         if not ((grid >= 0) & (grid <= 1)).all():
             raise ValueError("a point grid has values outside [0, 1]; they are shares of a side.")
     return grids
-
-
-def _uncrop(mask: np.ndarray, crop_box: list[int], size: tuple[int, int]) -> np.ndarray:
-    x0, y0, x1, y1 = crop_box
-    if (y1 - y0, x1 - x0) == size:
-        return mask
-    whole = np.zeros(size, bool, order="F")
-    whole[y0:y1, x0:x1] = mask
-    return whole
 
 
 def _box(mask: np.ndarray) -> Int[np.ndarray, "4"]:

@@ -168,7 +168,8 @@ def _read_directory(path: Path) -> Model:
     config = _read_config(path)
     folder = path.absolute() / _PARAMS
     with ocp.StandardCheckpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
-        stored = flatten(checkpointer.metadata(folder).item_metadata)
+        tree = checkpointer.metadata(folder).item_metadata.tree
+    stored = flatten(tree)
     _check_fits(stored, config, str(path))
     sharding = jnp.zeros(()).sharding
     target = {
@@ -208,8 +209,9 @@ def _damage(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        reason = str(error)[:300] or type(error).__name__
         raise ValueError(
-            f"{path} is damaged or was not copied to its end. {what}: {error}"
+            f"{path} is damaged or was not copied to its end. {what}: {reason}"
         ) from error
 
 

@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from samjax.models import Sam, SamConfig
 from samjax.models.architecture import config_from_params
+from samjax.models.params import Params
 from samjax.postprocess.masks import axis_weights, masks_to_boxes, stability_score, upscale_masks
 from samjax.types import Predictions, Prompts
-
-Params = PyTree[Array | np.ndarray]
 
 SIZE_STEP = 128
 """Full-resolution masks are computed in pictures padded to a multiple of this, in pixels."""
@@ -98,7 +97,9 @@ class Upscaler:
             for inside, outside in zip(input_size, original_size, strict=True)
         )
 
-    def logits(self, low_res_masks: Float[Array | np.ndarray, "N h w"]) -> Float[np.ndarray, "N H W"]:
+    def logits(
+        self, low_res_masks: Float[Array | np.ndarray, "N h w"]
+    ) -> Float[np.ndarray, "N H W"]:
         """Mask logits at full resolution, on the host."""
         height, width = self.original_size
         return np.asarray(_upscale(low_res_masks, *self.weights))[:, :height, :width]
@@ -121,6 +122,13 @@ class Upscaler:
         )  # fmt: skip
         masks = np.asarray(masks)[:, :width, :height].transpose(0, 2, 1)
         return masks, np.asarray(scores), np.asarray(boxes)
+
+
+def compiled_programs() -> dict[str, int]:
+    """How many shapes of each function have been compiled in this process."""
+    programs = {"encode_images": _encode, "decode_masks": _decode, "upscale": _upscale,
+                "measure": _measure}  # fmt: skip
+    return {name: program._cache_size() for name, program in programs.items()}
 
 
 @functools.lru_cache(maxsize=64)

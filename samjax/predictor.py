@@ -146,9 +146,7 @@ class SamPredictor:
         masks = logits if return_logits else logits > self.mask_threshold
         return masks, chosen.iou_predictions, chosen.low_res_masks
 
-    def _decode(
-        self, tokens: list[prompts.Tokens], masks: list[np.ndarray | None]
-    ) -> Predictions:
+    def _decode(self, tokens: list[prompts.Tokens], masks: list[np.ndarray | None]) -> Predictions:
         """All masks of each prompt, computed in parts of at most `MAX_PROMPTS`."""
         low_res, ious = [], []
         for start in range(0, len(tokens), MAX_PROMPTS):
@@ -177,7 +175,9 @@ class SamPredictor:
             raise ValueError("there is no prompt; give point_coords with point_labels, a box, or "
                              "a mask_input.")  # fmt: skip
         if len(set(counts.values())) > 1 or 0 in counts.values():
-            raise ValueError(f"the prompts are for different numbers of objects, or none: {counts}.")
+            raise ValueError(
+                f"the prompts are for different numbers of objects, or none: {counts}."
+            )
         number = next(iter(counts.values()))
         columns = [[None] * number if value is None else value for value in given.values()]
         return list(zip(*columns, strict=True))
@@ -189,7 +189,7 @@ class SamPredictor:
             point_coords, point_labels = prompts.check_points(point_coords, point_labels, size)
             point_coords = self.transform.apply_coords(point_coords, size)
         if box is not None:
-            box = self.transform.apply_boxes(prompts.check_box(box, size), size)
+            box = self.transform.apply_boxes(prompts.check_box(box, size), size)[0]
         return prompts.tokens(point_coords, point_labels, box)
 
     def _mask(self, mask_input) -> Float[np.ndarray, "h w"] | None:

@@ -60,7 +60,9 @@ def pack(
         coords[row, : len(prompt.labels)] = prompt.coords
         labels[row, : len(prompt.labels)] = prompt.labels
 
-    given = [] if mask_inputs is None else [(i, m) for i, m in enumerate(mask_inputs) if m is not None]
+    given = (
+        [] if mask_inputs is None else [(i, m) for i, m in enumerate(mask_inputs) if m is not None]
+    )
     if not given:
         return Prompts(coords, labels)
     masks = np.zeros((rows, *given[0][1].shape), np.float32)

@@ -1,7 +1,7 @@
 """Frozen descriptions of the models. A config holds every choice that shapes a module."""
 
 import dataclasses
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -109,29 +109,29 @@ class SamConfig:
     def num_mask_tokens(self) -> int:
         return self.num_multimask_outputs + 1
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> "SamConfig":
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def vit_b(cls, **changes: Any) -> Self:
+    def vit_b(cls, **changes: Any) -> "SamConfig":
         return cls(image_encoder=ImageEncoderViTConfig(), **changes)
 
     @classmethod
-    def vit_l(cls, **changes: Any) -> Self:
+    def vit_l(cls, **changes: Any) -> "SamConfig":
         encoder = ImageEncoderViTConfig(
             width=1024, depth=24, num_heads=16, mlp_width=4096, global_layers=(5, 11, 17, 23)
         )
         return cls(image_encoder=encoder, **changes)
 
     @classmethod
-    def vit_h(cls, **changes: Any) -> Self:
+    def vit_h(cls, **changes: Any) -> "SamConfig":
         encoder = ImageEncoderViTConfig(
             width=1280, depth=32, num_heads=16, mlp_width=5120, global_layers=(7, 15, 23, 31)
         )
         return cls(image_encoder=encoder, **changes)
 
     @classmethod
-    def tiny(cls, image_size: int = 256, **changes: Any) -> Self:
+    def tiny(cls, image_size: int = 256, **changes: Any) -> "SamConfig":
         """A few thousand parameters in the encoder: for tests and for trying out code."""
         encoder = ImageEncoderViTConfig(
             image_size=image_size, width=32, depth=2, num_heads=2, mlp_width=64, out_channels=32,
@@ -144,7 +144,7 @@ class SamConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "SamConfig":
         """Raises `ValueError` that names the fields which are unknown."""
         values = dict(values)
         encoder = _from_fields(ImageEncoderViTConfig, values.pop("image_encoder", {}))

@@ -8,7 +8,7 @@ a list. The dotted name of `params["image_encoder"]["blocks"][0]["norm1"]["scale
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Params = dict[str, Any]
+Params = dict[Any, Any]
 
 
 def flatten(params: Params) -> dict[str, Any]:
