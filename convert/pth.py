@@ -106,23 +106,23 @@ def _read(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, weights_only=True, map_location="cpu", mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(path, str(error))) from None
+        forbidden = _FORBIDDEN.search(str(error))
+        what = f"would have to run {forbidden[1]}" if forbidden else "is more than tensors"
+        raise ValueError(_refusal(path, what)) from None
     except Exception as error:
         if "TorchScript" in str(error):
-            raise ValueError(_refusal(path, "GLOBAL a TorchScript program")) from None
+            raise ValueError(_refusal(path, "is a TorchScript program")) from None
         raise ValueError(
             f"{path} is damaged, was not copied to its end, or is not a torch file "
             f"({type(error).__name__}: {error})"
         ) from error
 
 
-def _refusal(path: Path, reason: str) -> str:
-    forbidden = _FORBIDDEN.search(reason)
-    what = f"would have to run {forbidden[1]}" if forbidden else "is more than a list of tensors"
+def _refusal(path: Path, what: str) -> str:
     return (
-        f"{path} was refused, and nothing in it was run: to be read, it {what}, and such a file "
-        "can run any code (or it is damaged). If you trust where it comes from, open it with torch "
-        "yourself and save only the tensors: torch.save(model.state_dict(), path)."
+        f"{path} was refused, and nothing in it was run: it {what}, and such a file can run any "
+        "code when it is read (or it is damaged). If you trust where it comes from, open it with "
+        "torch yourself and save only the tensors: torch.save(model.state_dict(), path)."
     )
 
 

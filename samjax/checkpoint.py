@@ -1,7 +1,7 @@
 """Models in files: `Model`, `load` and `save_checkpoint`.
 
-A checkpoint of samjax is a directory: `samjax.json` with the format's version and the config, and
-`params`, which Orbax writes and reads.
+A checkpoint of samjax is a directory: `params`, which Orbax writes and reads, and `samjax.json`,
+with the format's version, the config, and the size of each file in `params`.
 """
 
 import contextlib
@@ -98,23 +98,22 @@ def save_checkpoint(path: str | os.PathLike, model: Model, *, overwrite: bool = 
     _check_fits(flatten(model.params), model.config, "The model")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not overwrite:
-            raise FileExistsError(
-                f"{path} exists already; overwrite=True (--overwrite) replaces it."
-            )
+            raise FileExistsError(f"{path} exists; overwrite=True (--overwrite) replaces it.")
         if not is_checkpoint_directory(path):
             raise FileExistsError(
                 f"{path} is not a checkpoint directory of samjax, so it is not replaced even with "
                 "overwrite. Choose another name, or remove it yourself."
             )
-    description = {
-        "format": "samjax",
-        "format_version": FORMAT_VERSION,
-        "config": model.config.to_dict(),
-    }
     with write_beside(path) as folder:
         folder.mkdir()
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder.absolute() / _PARAMS, _orbax_tree(model.params))
+        description = {
+            "format": "samjax",
+            "format_version": FORMAT_VERSION,
+            "config": model.config.to_dict(),
+            "files": _file_sizes(folder / _PARAMS),
+        }
         (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
@@ -165,7 +164,7 @@ class _Source(NamedTuple):
 
 
 def _read_directory(path: Path) -> Model:
-    config = _read_config(path)
+    config = _read_description(path)
     folder = path.absolute() / _PARAMS
     with ocp.StandardCheckpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
         tree = checkpointer.metadata(folder).item_metadata.tree
@@ -181,7 +180,11 @@ def _read_directory(path: Path) -> Model:
     return Model(unflatten(flatten(restored)), config)
 
 
-def _read_config(path: Path) -> SamConfig:
+def _read_description(path: Path) -> SamConfig:
+    """The config, once the format is known and every file is there in full.
+
+    Orbax itself notices a file that is cut off only while it reads, and less plainly.
+    """
     with _damage(path, f"Its {_DESCRIPTION} cannot be read"):
         description = json.loads((path / _DESCRIPTION).read_text())
         version = int(description["format_version"])
@@ -191,7 +194,25 @@ def _read_config(path: Path) -> SamConfig:
             f"{FORMAT_VERSION}): pip install --upgrade samjax"
         )
     with _damage(path, f"The config in its {_DESCRIPTION} cannot be used"):
-        return SamConfig.from_dict(description["config"])
+        config = SamConfig.from_dict(description["config"])
+        expected = dict(description["files"])
+    found = _file_sizes(path / _PARAMS)
+    broken = [
+        f"{_PARAMS}/{name}: {found.get(name, 'missing')}, expected {size} bytes"
+        for name, size in expected.items()
+        if found.get(name) != size
+    ]
+    if broken:
+        raise ValueError(
+            f"{path} is damaged or was not copied to its end.\n"
+            f"{describe({'files that are not whole': broken})}"
+        )
+    return config
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _read_torch(path: Path) -> Model:
