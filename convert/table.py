@@ -109,10 +109,8 @@ class Table:
             for place, number in self._numbers(match):
                 counts[place] = max(counts.get(place, 0), min(number + 1, len(matches)))
         due = [name for i in range(len(self.rows)) for name in self._expand(i, counts)]
-        missing = [
-            match for name in due if name not in matches and (match := self.find_source(name))
-        ]
-        return [match.source for match in sorted(missing, key=self.order)]
+        absent = (self.find_source(name) for name in due if name not in matches)
+        return [match.source for match in sorted(filter(None, absent), key=self.order)]
 
     def _numbers(self, match: Match) -> list[tuple[str, int]]:
         """Where numbers stand in a foreign name: the text before each of them, and the number."""

@@ -242,7 +242,7 @@ def test_something_that_is_no_state_dict(path, content):
         load(path)
 
 
-def test_sparse_and_quantized_tensors_are_named(path, state_dict):
+def test_a_sparse_tensor_is_named(path, state_dict):
     state_dict[TOKEN] = state_dict[TOKEN].to_sparse()
     torch.save(state_dict, path)
     with pytest.raises(ValueError, match=f"{TOKEN}: is a sparse or quantized tensor"):
