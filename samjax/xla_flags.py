@@ -8,11 +8,12 @@ rows (jax issue 39103). Reductions of rank 7 and more can crash the process (404
 YNNPACK. It mends all three, and so does naming `individual_dot,individual_convolution`, which is
 what `-reduce` leaves of 0.10.2's defaults.
 
-What it costs, as processor time for the ViT-B image encoder at 1024 pixels on two AVX2 cores
-against the defaults: 1.22 with `jax.nn.softmax` over whole rows of logits, and 1.10 where rows are
-reduced in two steps (over the outer of the two key axes, then over the inner one), which is itself
-1.6 times faster. The mask decoder takes 0.97. Without YNNPACK (an empty value) these are 1.20, 1.00
-and 1.15. All outputs agree with float64 to 1.1e-6 of the largest value.
+What it costs on two AVX2 cores, as processor time against the defaults, from one round on a busy
+machine: the ViT-B image encoder at 1024 pixels takes 1.2 with `jax.nn.softmax` over all logits at
+once, and 1.1 with 128 queries at a time and rows reduced in two steps (over the outer key axis,
+then the inner one), which by itself is 1.6 times faster. The mask decoder takes 1.0. Without
+YNNPACK (an empty value) these are 1.2, 1.0 and 1.1. Everything agrees with float64 to 1.4e-6 of
+the largest value.
 
 | jaxlib          | takes the flag | 39103 | 40412 | 39257 | set here |
 |-----------------|----------------|-------|-------|-------|----------|
