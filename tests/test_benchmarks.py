@@ -64,11 +64,11 @@ def test_work_is_over_when_the_arrays_are_there():
     code = """
 import jax, jax.numpy as jnp
 from benchmarks.harness import serve
-x = jnp.ones((300, 300))
-serve(lambda: lambda: [jax.jit(lambda x: x @ x)(x)])
+f = jax.jit(lambda: [jax.lax.fori_loop(0, 200, lambda i, x: jnp.sin(x @ x), jnp.ones((300, 300)))])
+serve(lambda: f)
 """
     (m,) = harness.compare({"jax": [sys.executable, "-c", code]}, repeats=1, warmup=0)
-    assert m.first_seconds > m.median > 0
+    assert m.first_seconds > m.median > 0.01, "dispatching alone takes far less than a millisecond"
 
 
 def test_a_contender_that_fails_is_named(capfd):
