@@ -1,0 +1,78 @@
+"""The program `samjax`. JAX is imported only when a command runs."""
+
+import argparse
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from samjax import __version__
+from samjax.cli import convert, everything, info, predict
+
+_COMMANDS = (convert, info, predict, everything)
+
+
+class _UsageError(Exception):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code.
+
+    0 for success; 1 where a part failed and was reported; 2 for what the user can put right, told
+    in a line on stderr, with a traceback only under --debug; 130 after Ctrl-C. Errors of any other
+    kind are raised.
+    """
+    try:
+        args = _parser().parse_args(argv)
+    except _UsageError as error:
+        return _fail(str(error))
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return args.run(args)
+    except (ValueError, OSError, ImportError) as error:
+        if args.debug:
+            traceback.print_exc()
+        return _fail(_message(error))
+    except KeyboardInterrupt:
+        print("samjax: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="samjax",
+        description="Segment Anything in JAX.",
+        epilog="samjax COMMAND --help describes a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"samjax {__version__}")
+    parser.set_defaults(debug=False)
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands, shared)
+    return parser
+
+
+def _fail(message: str) -> int:
+    print(f"samjax: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _message(error: Exception) -> str:
+    """An `OSError` by its own words, without the number in front."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"samjax: warning: {message}", file=sys.stderr)

@@ -1,0 +1,69 @@
+"""What the commands share: naming a model, and sizes for people to read."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import samjax.checkpoint
+    import samjax.models.config
+
+
+def load_model(source: str) -> "samjax.checkpoint.Model":
+    """Loads, and says what."""
+    from samjax.checkpoint import load
+
+    model = load(source)
+    print(f"loaded {source}: {summary(model)}", flush=True)
+    return model
+
+
+def summary(model: "samjax.checkpoint.Model") -> str:
+    """Architecture, parameters and their type, such as "ViT-B, 93.7 M parameters, float32"."""
+    millions = model.num_parameters / 1e6
+    digits = 1 if millions >= 10 else 3
+    name = architecture(model.config) or _unnamed(model.config)
+    return f"{name}, {millions:.{digits}f} M parameters, {dtypes(model)}"
+
+
+def architecture(config: "samjax.models.config.SamConfig") -> str | None:
+    """ "ViT-B", "ViT-L" or "ViT-H"; None for other encoders. The input size makes no difference."""
+    from samjax.models import SamConfig
+
+    def shape(config: SamConfig) -> tuple[int, ...]:
+        encoder = config.image_encoder
+        return (encoder.width, encoder.depth, encoder.num_heads, encoder.mlp_width,
+                encoder.patch_size)  # fmt: skip
+
+    published = {
+        "ViT-B": SamConfig.vit_b(),
+        "ViT-L": SamConfig.vit_l(),
+        "ViT-H": SamConfig.vit_h(),
+    }
+    return next((name for name, other in published.items() if shape(other) == shape(config)), None)
+
+
+def dtypes(model: "samjax.checkpoint.Model") -> str:
+    """The parameters' types, the most frequent first."""
+    import jax
+
+    counts = Counter(str(leaf.dtype) for leaf in jax.tree.leaves(model.params))
+    return " and ".join(name for name, _ in counts.most_common())
+
+
+def size_text(number: int) -> str:
+    """Bytes in a unit that leaves one to three digits before the point."""
+    size = float(number)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _unnamed(config: "samjax.models.config.SamConfig") -> str:
+    encoder = config.image_encoder
+    return f"ViT of {encoder.depth} blocks and width {encoder.width}"

@@ -1,0 +1,55 @@
+"""`samjax convert`: checkpoints of Meta's to Orbax and back."""
+
+import argparse
+import sys
+from typing import Any
+
+from samjax.cli.common import size_text, summary
+
+VERIFY_LIMIT = 1e-3
+"""Largest difference that `--verify` lets pass, as a share of the largest value."""
+
+
+def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "convert",
+        parents=[shared],
+        help="a checkpoint in Meta's format to Orbax, or back",
+        description="Converts a checkpoint bit for bit: a .pth file in Meta's format to an Orbax "
+        "folder, or the other way. The architecture is read from the file.",
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a .pth file or a folder")
+    parser.add_argument("target", metavar="TARGET", help="what to write")
+    parser.add_argument(
+        "--to", choices=("meta", "orbax"), help="format of TARGET; by default meta if it is *.pth"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint at TARGET")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="run Meta's own model and the converted one on the same input and print the largest "
+        "differences (needs segment-anything and torch)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from samjax.convert import convert
+
+    done = convert(
+        args.source, args.target, to=args.to, overwrite=args.overwrite, verify=args.verify
+    )
+    size = size_text(done.model.num_bytes)
+    print(
+        f"converted {done.source} to {done.target} ({done.format}): {summary(done.model)}, {size}"
+    )
+    if done.report is None:
+        return 0
+    print(done.report)
+    if all(difference.relative <= VERIFY_LIMIT for difference in done.report):
+        return 0
+    print(
+        f"samjax: the models differ by more than {VERIFY_LIMIT:g} of the largest value",
+        file=sys.stderr,
+    )
+    return 1

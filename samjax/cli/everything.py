@@ -1,0 +1,204 @@
+"""`samjax everything`: all masks of pictures and folders (reference: `scripts/amg.py`)."""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tqdm import tqdm
+
+from samjax.cli.common import architecture, load_model, number
+
+if TYPE_CHECKING:
+    import samjax.automatic_mask_generator
+    import samjax.checkpoint
+    import samjax.results
+
+GENERATOR_ARGUMENTS: dict[str, tuple[float, str]] = {
+    "points_per_side": (32, "points along a side of the grid"),
+    "points_per_batch": (64, "points decoded at a time"),
+    "pred_iou_thresh": (0.88, "keep masks whose predicted IoU is above this"),
+    "stability_score_thresh": (0.95, "keep masks whose stability score is at least this"),
+    "stability_score_offset": (1.0, "shift of the threshold for that score, in logits"),
+    "box_nms_thresh": (0.7, "overlap of boxes above which the worse mask goes"),
+    "crop_n_layers": (0, "layers of crops on which the model runs again"),
+    "crop_nms_thresh": (0.7, "as --box-nms-thresh, between crops"),
+    "crop_overlap_ratio": (512 / 1500, "overlap of the first layer's crops"),
+    "crop_n_points_downscale_factor": (1, "division of the points per side in each layer"),
+    "min_mask_region_area": (0, "fill holes and drop islands below this, in pixels"),
+}
+"""Arguments of `SamAutomaticMaskGenerator` that are flags: default (its type is theirs), help."""
+
+_MODEL_TYPES = {"vit_b": "ViT-B", "vit_l": "ViT-L", "vit_h": "ViT-H", "default": "ViT-H"}
+
+
+class _Tally(NamedTuple):
+    failures: list[str]
+    empty: list[str]
+
+
+def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "everything",
+        parents=[shared],
+        help="all masks of pictures and folders",
+        description="Segments everything in pictures, given as files and folders.",
+    )
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="a picture or a folder")
+    parser.add_argument(
+        "--input", nargs="+", action="extend", default=[], metavar="INPUT", help="the same"
+    )
+    parser.add_argument("--recursive", action="store_true", help="pictures in sub-folders too")
+    parser.add_argument("--model", "--checkpoint", required=True, help=".pth file or Orbax folder")
+    parser.add_argument(
+        "--model-type",
+        choices=tuple(_MODEL_TYPES),
+        help="not needed; an error if the model is another",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu", "cuda", "tpu"), help="where to run; by default JAX's own"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace results in the folder")
+    existing.add_argument(
+        "--resume", action="store_true", help="do only the pictures that are missing there"
+    )
+    parser.add_argument(
+        "--convert-to-rle", action="store_true", help="write no PNG masks, RLE in JSON only"
+    )
+    group = parser.add_argument_group("how masks are found")
+    for name, (default, text) in GENERATOR_ARGUMENTS.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            help=f"{text} (default: {default:.4g})",
+        )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from samjax import results
+    from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
+    from samjax.images import read_image
+
+    sources = args.inputs + args.input
+    if not sources:
+        raise ValueError("there is no input; give pictures or folders")
+    pictures = results.list_pictures(sources, recursive=args.recursive)
+    if len(pictures) == 1:
+        read_image(pictures[0].path)
+    arguments = {name: getattr(args, name) for name in GENERATOR_ARGUMENTS}
+    output = results.open_run(
+        args.output, _settings(args), pictures, overwrite=args.overwrite, resume=args.resume
+    )
+    todo = results.missing(output, pictures)
+
+    started = time.monotonic()
+    with _device(args.device):
+        model = load_model(args.model)
+        _check_model_type(args.model_type, model)
+        generator = SamAutomaticMaskGenerator(
+            model, **arguments, output_mode="coco_rle", progress=True
+        )
+        results.begin(output)
+        try:
+            tally = _process(generator, output, todo, mask_files=not args.convert_to_rle)
+        finally:
+            done, masks = results.write_coco(output)
+    _report(tally)
+    earlier = done - len(todo) + len(tally.failures)
+    skipped = f" ({earlier} done earlier)" if earlier else ""
+    seconds = time.monotonic() - started
+    print(
+        f"{number(done, 'picture')}{skipped}, {number(masks, 'mask')}, {seconds:.1f} s, "
+        f"in {output.folder}"
+    )
+    return 1 if tally.failures else 0
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What results depend on. `points_per_batch` is left out, so that a run that ran out of memory
+    can be resumed with less."""
+    names = [name for name in GENERATOR_ARGUMENTS if name != "points_per_batch"]
+    return {
+        "command": "everything",
+        "model": str(Path(args.model).resolve()),
+        **{name: getattr(args, name) for name in [*names, "convert_to_rle"]},
+    }
+
+
+def _process(
+    generator: "samjax.automatic_mask_generator.SamAutomaticMaskGenerator",
+    output: "samjax.results.Run",
+    pictures: "Sequence[samjax.results.Picture]",
+    *,
+    mask_files: bool,
+) -> _Tally:
+    """Reports a picture that cannot be done and goes on; errors of the output folder are raised."""
+    import jax
+
+    from samjax.images import read_image
+    from samjax.results import write_picture
+
+    tally = _Tally([], [])
+    for picture in tqdm(pictures, unit="picture", delay=2, disable=len(pictures) < 2):
+        try:
+            image = read_image(picture.path)
+            records = generator.generate(image)
+        except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            reason = str(error) or type(error).__name__
+            known = str(picture.path) in reason
+            tally.failures.append(reason if known else f"{picture.path}: {reason}")
+            tqdm.write(f"samjax: skipped: {tally.failures[-1]}", file=sys.stderr)
+            continue
+        write_picture(output, picture, image, records, mask_files=mask_files)
+        if not records:
+            tally.empty.append(str(picture.path))
+    return tally
+
+
+def _report(tally: _Tally) -> None:
+    if tally.empty:
+        print(
+            f"nothing found in {number(len(tally.empty), 'picture')} ({_some(tally.empty)}): lower "
+            "--pred-iou-thresh or --stability-score-thresh"
+        )
+    if tally.failures:
+        lines = [f"samjax: {number(len(tally.failures), 'picture')} not done:", *tally.failures]
+        print("\n  ".join(lines), file=sys.stderr)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _check_model_type(model_type: str | None, model: "samjax.checkpoint.Model") -> None:
+    found = architecture(model.config) or "of another size"
+    if model_type is not None and found != _MODEL_TYPES[model_type]:
+        raise ValueError(
+            f"--model-type {model_type} is {_MODEL_TYPES[model_type]}, but the model is {found}; "
+            "leave --model-type out, or give the checkpoint that you meant"
+        )
+
+
+@contextlib.contextmanager
+def _device(platform: str | None):
+    """Makes that platform's first device JAX's default."""
+    import jax
+
+    if platform is None:
+        yield
+        return
+    try:
+        device = jax.devices(platform)[0]
+    except RuntimeError:
+        raise ValueError(
+            f"--device {platform}: JAX finds none here, only {jax.default_backend()}"
+        ) from None
+    with jax.default_device(device):
+        yield

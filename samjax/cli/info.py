@@ -1,0 +1,127 @@
+"""`samjax info`: what a checkpoint holds and what it takes to run."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samjax.cli.common import architecture, dtypes, load_model, size_text
+
+if TYPE_CHECKING:
+    import samjax.checkpoint
+
+CLICKS = 64
+"""Prompts of one point for which decoding is measured: the generator's default batch."""
+
+_WIDTH = 20
+
+
+def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "info",
+        parents=[shared],
+        help="parameters, layers, sizes and memory of a model",
+        description="Prints a model's architecture, parameters, sizes, and the memory that the "
+        "compiled programs need.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a .pth file or an Orbax folder")
+    parser.add_argument(
+        "--no-memory",
+        action="store_true",
+        help="leave out the working memory, which takes two compilations",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    import jax
+
+    model = load_model(args.model)
+    for name, value in description(model).items():
+        print(f"{name:<{_WIDTH}}{value}")
+    print(f"{'size on disk':<{_WIDTH}}{size_text(_size_on_disk(Path(args.model)))}", flush=True)
+    if args.no_memory:
+        return 0
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model)
+    del model
+    print(f"working memory, beside the parameters, on {jax.default_backend()}", flush=True)
+    for name, size in working_memory(shapes).items():
+        text = "the compiler does not say" if size is None else size_text(size)
+        print(f"{'  ' + name:<{_WIDTH}}{text}", flush=True)
+    return 0
+
+
+def description(model: "samjax.checkpoint.Model") -> dict[str, str]:
+    """What shows in the arrays and the config, in lines."""
+    import jax
+
+    config, encoder = model.config, model.config.image_encoder
+    layers = ", ".join(map(str, encoder.global_layers)) or "none"
+    parts = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(model.params[name]))
+        for name in ("image_encoder", "prompt_encoder", "mask_decoder")
+    }
+    return {
+        "architecture": f"Segment Anything, {architecture(config) or 'ViT of its own size'}",
+        "image encoder": f"ViT, {encoder.depth} blocks of width {encoder.width}, "
+        f"{encoder.num_heads} heads, MLP of {encoder.mlp_width}, "
+        f"patches of {encoder.patch_size} pixels",
+        "  attention": f"windows of {encoder.window_size} patches; the whole picture in "
+        f"blocks {layers}",
+        "mask decoder": f"{config.decoder_depth} two-way blocks of width {config.embed_dim}, "
+        f"{config.decoder_heads} heads, {config.num_multimask_outputs} masks for a prompt and 1",
+        "parameters": f"{model.num_parameters:,}",
+        **{f"  {name.replace('_', ' ')}": f"{size:,}" for name, size in parts.items()},
+        "dtype": f"{dtypes(model)}; computes in {config.dtype}",
+        "input size": f"{config.image_size} x {config.image_size} pixels",
+        "image embedding": f"{config.grid_size} x {config.grid_size} x {config.embed_dim}",
+        "low-res masks": f"{config.low_res_size} x {config.low_res_size}",
+        "size in memory": size_text(model.num_bytes),
+    }
+
+
+def working_memory(model: "samjax.checkpoint.Model") -> dict[str, int | None]:
+    """Bytes for temporaries and results as the compiler states them, or None where it does not.
+
+    Only shapes are looked at: `model` may hold `jax.ShapeDtypeStruct`.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from samjax.inference import decode_masks, encode_images
+    from samjax.types import Prompts
+
+    config = model.config
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), "float32")
+    prompts = jax.eval_shape(
+        lambda: Prompts(
+            jnp.zeros((1, CLICKS, 2, 2), jnp.float32), jnp.zeros((1, CLICKS, 2), jnp.int32)
+        )
+    )
+
+    def encode(params, images):
+        return encode_images(params, images, config=config)
+
+    def decode(params, embeddings, prompts):
+        return decode_masks(params, embeddings, prompts, config=config)
+
+    embeddings = jax.eval_shape(encode, model.params, images)
+    programs = {
+        "encode 1 picture": jax.jit(encode).lower(model.params, images),
+        f"decode {CLICKS} clicks": jax.jit(decode).lower(model.params, embeddings, prompts),
+    }
+    return {name: _bytes(program.compile()) for name, program in programs.items()}
+
+
+def _bytes(compiled: Any) -> int | None:
+    try:
+        memory = compiled.memory_analysis()
+    except NotImplementedError:
+        return None
+    if memory is None:
+        return None
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
+def _size_on_disk(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

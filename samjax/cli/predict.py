@@ -1,0 +1,215 @@
+"""`samjax predict`: masks of the objects that points and boxes show."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samjax.cli.common import load_model
+
+STABILITY_OFFSET = 1.0
+"""In logits, as the generator's default."""
+
+
+def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "predict",
+        parents=[shared],
+        help="masks of what points and boxes show",
+        description="Masks of one picture. All points belong to one object, and so does a box "
+        "that is given with them; several boxes without points are an object each. Coordinates "
+        "are in pixels of the picture.",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="a picture")
+    parser.add_argument("--model", "--checkpoint", required=True, help=".pth file or Orbax folder")
+    parser.add_argument(
+        "--point",
+        nargs="+",
+        type=float,
+        action="append",
+        default=[],
+        metavar=("X Y", "LABEL"),
+        help="a point; LABEL is 1 for the object (default), 0 for the background",
+    )
+    parser.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        action="append",
+        default=[],
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help="a box around an object",
+    )
+    parser.add_argument(
+        "--mask-input", metavar="NPY", help="low-resolution logits, as --save-logits writes them"
+    )
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument(
+        "--multimask",
+        action="store_true",
+        default=None,
+        help="let the model find several masks of each object (default for a single point)",
+    )
+    number.add_argument(
+        "--single",
+        dest="multimask",
+        action="store_false",
+        help="let it find one (default for all other prompts)",
+    )
+    parser.add_argument(
+        "--all-masks",
+        action="store_true",
+        help="write all masks that were found, not only the one of the highest predicted IoU",
+    )
+    parser.add_argument(
+        "--save-logits",
+        action="store_true",
+        help="write low-resolution logits for --mask-input, ID_low_res.npy",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace results in the folder")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from samjax import results
+    from samjax.images import read_image
+    from samjax.predictor import SamPredictor
+
+    prompts = _prompts(args)
+    settings = {"command": "predict", "model": str(Path(args.model).resolve())}
+    pictures = results.list_pictures([args.image])
+    image = read_image(args.image)
+    _check(prompts, image.shape[:2])
+    output = results.open_run(
+        args.output, settings, pictures, overwrite=args.overwrite, resumable=False
+    )
+
+    predictor = SamPredictor(load_model(args.model))
+    predictor.set_image(image)
+    multimask = _is_one_point(prompts) if args.multimask is None else args.multimask
+    records, low_res_masks = [], []
+    for prompt in prompts:
+        for record, low_res in _masks(predictor, prompt, multimask, every=args.all_masks):
+            records.append(record)
+            low_res_masks.append(low_res)
+
+    results.begin(output)
+    folder = results.write_picture(
+        output,
+        pictures[0],
+        image,
+        records,
+        low_res_masks=low_res_masks if args.save_logits else (),
+        points=prompts[0].get("point_coords"),
+        labels=prompts[0].get("point_labels"),
+        boxes=np.array(args.box) if args.box else None,
+    )
+    results.write_coco(output)
+    for i, record in enumerate(records):
+        print(_line(record, folder / f"{i}.png"))
+    print(f"overlay: {folder / 'overlay.png'}")
+    return 0
+
+
+def _prompts(args: argparse.Namespace) -> list[dict[str, np.ndarray]]:
+    """Arguments of `SamPredictor.predict` for each object."""
+    wrong = next((point for point in args.point if len(point) not in (2, 3)), None)
+    if wrong:
+        raise ValueError(f"--point has {len(wrong)} numbers {wrong}; give X Y or X Y LABEL")
+    labels = np.array([point[2] if len(point) == 3 else 1 for point in args.point])
+    if strange := [label for label in labels.tolist() if label not in (0, 1)]:
+        raise ValueError(
+            f"the LABEL of a --point is {strange[0]:g}; it has to be 1 (object) or 0 (background)"
+        )
+    if len(args.box) > 1 and (args.point or args.mask_input):
+        raise ValueError(
+            f"{len(args.box)} boxes are as many objects, and points or a mask cannot tell to which "
+            "they belong: give one --box with them, or run once for each object"
+        )
+    if not (args.point or args.box or args.mask_input):
+        raise ValueError("there is no prompt; give --point X Y, --box X1 Y1 X2 Y2 or --mask-input")
+    if len(args.box) > 1:
+        return [{"box": np.array(box)} for box in args.box]
+    prompt = {}
+    if args.point:
+        prompt["point_coords"] = np.array([point[:2] for point in args.point])
+        prompt["point_labels"] = labels.astype(np.int32)
+    if args.box:
+        prompt["box"] = np.array(args.box[0])
+    if args.mask_input:
+        prompt["mask_input"] = _load_mask(args.mask_input)
+    return [prompt]
+
+
+def _load_mask(path: str) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        array = None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is no .npy file of low-resolution logits (see --save-logits)")
+    return array
+
+
+def _check(prompts: list[dict[str, np.ndarray]], size: tuple[int, int]) -> None:
+    """What `predict` would refuse, before a model is loaded for it."""
+    from samjax.prompts import check_box, check_points
+
+    for prompt in prompts:
+        if "point_coords" in prompt:
+            check_points(prompt["point_coords"], prompt["point_labels"], size)
+        if "box" in prompt:
+            check_box(prompt["box"], size)
+
+
+def _is_one_point(prompts: list[dict[str, np.ndarray]]) -> bool:
+    return list(prompts[0]) == ["point_coords", "point_labels"] and (
+        len(prompts[0]["point_coords"]) == 1
+    )
+
+
+def _masks(
+    predictor: Any, prompt: dict[str, np.ndarray], multimask: bool, *, every: bool
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """A record as the generator's, and (1, h, w) low-resolution logits, for each mask kept."""
+    from samjax.postprocess import (
+        area_from_rle,
+        box_xyxy_to_xywh,
+        coco_encode_rle,
+        mask_to_rle,
+        masks_to_boxes,
+        stability_score,
+    )
+
+    logits, ious, low_res = predictor.predict(
+        **prompt, multimask_output=multimask, return_logits=True
+    )
+    kept = range(len(ious)) if every else [int(ious.argmax())]
+    height, width = logits.shape[1:]
+    points = prompt.get("point_coords", np.zeros((0, 2))).tolist()
+    found = []
+    for i in kept:
+        mask = logits[i] > predictor.mask_threshold
+        rle = mask_to_rle(mask)
+        stability = float(stability_score(logits[i], predictor.mask_threshold, STABILITY_OFFSET))
+        record = {
+            "segmentation": coco_encode_rle(rle),
+            "area": area_from_rle(rle),
+            "bbox": box_xyxy_to_xywh(np.asarray(masks_to_boxes(mask))).tolist(),
+            "predicted_iou": float(ious[i]),
+            "point_coords": points,
+            "stability_score": stability if np.isfinite(stability) else 0.0,
+            "crop_box": [0, 0, width, height],
+        }
+        found.append((record, low_res[i : i + 1]))
+    return found
+
+
+def _line(record: dict[str, Any], path: Path) -> str:
+    x, y, width, height = record["bbox"]
+    return (
+        f"{path}: {record['area']} pixels, box {x} {y} {x + width} {y + height}, "
+        f"predicted IoU {record['predicted_iou']:.3f}"
+    )
