@@ -15,6 +15,8 @@ from samjax.images import read_image, write_png
 from samjax.naming import name_pictures
 from samjax.postprocess import area_from_rle, coco_encode_rle, mask_to_rle
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 SETTINGS = {"command": "test", "model": "/somewhere/model", "points_per_side": 4}
 IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 

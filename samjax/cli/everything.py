@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from samjax import results
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
     from samjax.images import read_image
+    from samjax.postprocess import generate_crop_boxes
 
     sources = args.inputs + args.input
     if not sources:
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = results.list_pictures(sources, recursive=args.recursive)
     if len(pictures) == 1:
         read_image(pictures[0].path)
+    generate_crop_boxes((1, 1), args.crop_n_layers, args.crop_overlap_ratio)
     arguments = {name: getattr(args, name) for name in GENERATOR_ARGUMENTS}
     output = results.open_run(
         args.output, _settings(args), pictures, overwrite=args.overwrite, resume=args.resume
