@@ -65,6 +65,7 @@ def config(model: str) -> "SamConfig":
 def load_meta(args: argparse.Namespace) -> Any:
     """Meta's model, on a GPU where torch sees one."""
     import torch
+
     from samjax.convert.reference import build_reference
 
     model = build_reference(config(args.model))
@@ -101,10 +102,10 @@ def _write_weights() -> None:
     args = parser.parse_args()
 
     import torch
-    from samjax.convert import from_state_dict
-    from samjax.convert.reference import build_reference
 
     from samjax.checkpoint import save_checkpoint
+    from samjax.convert import from_state_dict
+    from samjax.convert.reference import build_reference
 
     torch.manual_seed(0)
     reference = build_reference(config(args.model))

@@ -5,12 +5,11 @@ import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from samjax.checkpoint import Model, is_torch_file, load, save_checkpoint
 from samjax.convert.pth import load_pth, save_pth
 from samjax.convert.state_dict import from_state_dict, to_state_dict
 from samjax.convert.verify import Report
 from samjax.convert.verify import verify as _verify
-
-from samjax.checkpoint import Model, is_torch_file, load, save_checkpoint
 
 __all__ = ["Conversion", "convert", "from_state_dict", "load_pth", "save_pth", "to_state_dict"]
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-from samjax.convert.state_dict import from_state_dict, to_state_dict
 
 from samjax.checkpoint import Model, is_torch_file, starts_as_zip, write_beside
+from samjax.convert.state_dict import from_state_dict, to_state_dict
 from samjax.models.params import describe
 
 if TYPE_CHECKING:

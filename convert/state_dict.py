@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from samjax.convert.key_maps.meta import META
-from samjax.convert.table import Translation, to_foreign, to_ours, wrong_shapes
 
 from samjax.checkpoint import Model
+from samjax.convert.key_maps.meta import META
+from samjax.convert.table import Translation, to_foreign, to_ours, wrong_shapes
 from samjax.models.architecture import abstract_params, config_from_params
 from samjax.models.config import SamConfig
 from samjax.models.params import describe, flatten, unflatten

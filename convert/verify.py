@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int
-from samjax.convert.pth import read_state_dict
-from samjax.convert.reference import build_reference
 
 from samjax.checkpoint import Model
+from samjax.convert.pth import read_state_dict
+from samjax.convert.reference import build_reference
 from samjax.models.config import SamConfig
 from samjax.types import PointLabel, Predictions, Prompts
 

@@ -1,5 +1,6 @@
 """The Segment Anything family in pure JAX."""
 
+from samjax import xla_flags
 from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
 from samjax.checkpoint import Model, load, save_checkpoint
 from samjax.models import Sam, SamConfig
@@ -15,3 +16,5 @@ __all__ = [
     "save_checkpoint",
 ]
 __version__ = "0.1.0"
+
+xla_flags.configure()

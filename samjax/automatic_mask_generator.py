@@ -1,8 +1,8 @@
-"""`SamAutomaticMaskGenerator`: segment everything (appendix B; reference: the class of that name)."""
+"""Segment everything in a picture (appendix B; reference: `SamAutomaticMaskGenerator`)."""
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from samjax import inference
 from samjax.checkpoint import Model
 from samjax.images import read_image
 from samjax.postprocess import (
+    Rle,
     area_from_rle,
     box_area,
     box_xyxy_to_xywh,
@@ -29,7 +30,7 @@ from samjax.postprocess import (
 from samjax.predictor import SamPredictor
 from samjax.types import PointLabel, Prompts
 
-OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
+OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
 MASKS_AT_ONCE = 8
 """Masks brought to full resolution together; memory grows with this and not with their number."""
@@ -38,7 +39,7 @@ MASKS_AT_ONCE = 8
 class Masks(NamedTuple):
     """Masks that have been kept, in the whole picture's coordinates, one entry in each column."""
 
-    rles: list[dict[str, Any]]
+    rles: list[Rle]
     boxes: Int[np.ndarray, "N 4"]
     iou_predictions: Float[np.ndarray, "N"]
     points: Float[np.ndarray, "N 2"]
@@ -103,12 +104,12 @@ class SamAutomaticMaskGenerator:
         crop_n_points_downscale_factor: int = 1,
         point_grids: list[np.ndarray] | None = None,
         min_mask_region_area: int = 0,
-        output_mode: OutputMode = "binary_mask",
+        output_mode: str = "binary_mask",
         *,
         progress: bool = False,
     ):
-        if output_mode not in get_args(OutputMode):
-            raise ValueError(f"output_mode is {output_mode!r}; use one of {get_args(OutputMode)}.")
+        if output_mode not in OUTPUT_MODES:
+            raise ValueError(f"output_mode is {output_mode!r}; use one of {OUTPUT_MODES}.")
         if points_per_batch < 1:
             raise ValueError(f"points_per_batch is {points_per_batch}; it has to be at least 1.")
         if crop_n_layers < 0:
@@ -182,10 +183,11 @@ class SamAutomaticMaskGenerator:
         self, points: Float[np.ndarray, "P 2"], crop_box: list[int], size: tuple[int, int]
     ) -> Iterator[Masks]:
         """The masks of these points that pass every filter, before any suppression."""
-        predictor, config = self.predictor, self.predictor.model.config
+        model = self.predictor.model
         predictions = inference.decode_masks(
-            predictor.model.params, predictor.features, self._prompts(points), config=config
-        ).select(multimask_output=True)
+            model.params, self.predictor.picture.features, self._prompts(points),
+            config=model.config,
+        ).select(multimask_output=True)  # fmt: skip
         ious = np.asarray(predictions.iou_predictions)[0, : len(points)]
         per_point = ious.shape[1]
         ious = ious.reshape(-1)
@@ -198,12 +200,11 @@ class SamAutomaticMaskGenerator:
             yield self._measure(low_res, some, ious, points[some // per_point], crop_box, size)
 
     def _prompts(self, points: Float[np.ndarray, "P 2"]) -> Prompts:
-        """One click for each point, always `points_per_batch` of them so that one shape compiles."""
+        """One click for each point, padded to `points_per_batch` so that one shape compiles."""
         coords = np.zeros((1, self.points_per_batch, 2, 2), np.float32)
         labels = np.full((1, self.points_per_batch, 2), PointLabel.PADDING, np.int32)
-        predictor = self.predictor
-        coords[0, : len(points), 0] = predictor.transform.apply_coords(
-            points, predictor.original_size
+        coords[0, : len(points), 0] = self.predictor.transform.apply_coords(
+            points, self.predictor.picture.original_size
         )
         labels[0, : len(points)] = PointLabel.FOREGROUND, PointLabel.NOT_A_POINT
         return Prompts(coords, labels)
@@ -219,7 +220,7 @@ class SamAutomaticMaskGenerator:
     ) -> Masks:
         """Full-resolution masks of the candidates `some`, filtered, in the picture's frame."""
         padded = np.pad(some, (0, MASKS_AT_ONCE - len(some)))
-        binary, stability, boxes = self.predictor.upscaler.measure(
+        binary, stability, boxes = self.predictor.picture.upscaler.measure(
             low_res[padded],
             mask_threshold=self.predictor.mask_threshold,
             stability_score_offset=self.stability_score_offset,
@@ -282,6 +283,7 @@ def _point_grids(
             f"{'given' if point_grids is not None else 'None'}; give exactly one of the two."
         )
     if point_grids is None:
+        assert points_per_side is not None
         return build_all_layer_point_grids(points_per_side, layers, factor)
     if len(point_grids) != layers + 1:
         raise ValueError(

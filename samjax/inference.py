@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from samjax.models import Sam, SamConfig
-from samjax.models.architecture import config_from_params
+from samjax.models.architecture import abstract_model, config_from_params
 from samjax.models.params import Params
 from samjax.postprocess.masks import axis_weights, masks_to_boxes, stability_score, upscale_masks
 from samjax.types import Predictions, Prompts
@@ -128,12 +128,12 @@ def compiled_programs() -> dict[str, int]:
     """How many shapes of each function have been compiled in this process."""
     programs = {"encode_images": _encode, "decode_masks": _decode, "upscale": _upscale,
                 "measure": _measure}  # fmt: skip
-    return {name: program._cache_size() for name, program in programs.items()}
+    return {name: program._cache_size() for name, program in programs.items()}  # type: ignore[attr-defined]
 
 
 @functools.lru_cache(maxsize=64)
 def _graphdef(config: SamConfig) -> nnx.GraphDef:
-    return nnx.split(nnx.eval_shape(lambda: Sam(config, rngs=nnx.Rngs(0))))[0]
+    return nnx.split(abstract_model(config))[0]
 
 
 def _init(config: SamConfig, key: Array) -> Params:
@@ -176,7 +176,9 @@ def _padded(length: int) -> int:
     return -(-length // SIZE_STEP) * SIZE_STEP
 
 
-def _check_decoder_input(config: SamConfig, image_embeddings: Array, prompts: Prompts) -> None:
+def _check_decoder_input(
+    config: SamConfig, image_embeddings: Array | np.ndarray, prompts: Prompts
+) -> None:
     grid, low = config.grid_size, config.low_res_size
     batch = image_embeddings.shape[:1]
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +16,17 @@ from samjax.types import Predictions
 
 MAX_PROMPTS = 64
 """Prompts decoded in one call of the compiled code; more go in several calls."""
+
+
+class Picture(NamedTuple):
+    """What the predictor keeps of a picture: its embedding, and the sizes (height, width) of the
+    picture as it was given and as it was resized for the model."""
+
+    features: Float[Array, "1 h w D"]
+    original_size: tuple[int, int]
+    input_size: tuple[int, int]
+    upscaler: inference.Upscaler
+
 
 Masks = Bool[np.ndarray, "... H W"] | Float[np.ndarray, "... H W"]
 
@@ -43,11 +55,33 @@ class SamPredictor:
 
     def reset_image(self) -> None:
         """Forgets the picture."""
-        self.is_image_set = False
-        self.features: Float[Array, "1 h w D"] | None = None
-        self.original_size: tuple[int, int] | None = None
-        self.input_size: tuple[int, int] | None = None
-        self.upscaler: inference.Upscaler | None = None
+        self._picture: Picture | None = None
+
+    @property
+    def is_image_set(self) -> bool:
+        return self._picture is not None
+
+    @property
+    def picture(self) -> Picture:
+        """The picture that is set; raises `RuntimeError` when there is none."""
+        if self._picture is None:
+            raise RuntimeError("no picture is set; call set_image(picture) first.")
+        return self._picture
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        """(height, width) of the picture that is set."""
+        return self.picture.original_size
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the picture within the model's square."""
+        return self.picture.input_size
+
+    @property
+    def features(self) -> Float[Array, "1 h w D"]:
+        """The picture's embedding on the device, channels last."""
+        return self.picture.features
 
     def set_image(
         self, image: str | os.PathLike[str] | np.ndarray, image_format: str = "RGB"
@@ -66,21 +100,15 @@ class SamPredictor:
             resized, config.image_size, pixel_mean=config.pixel_mean, pixel_std=config.pixel_std
         )[None]
         features = inference.encode_images(self.model.params, batch, config=config)
-        self._remember(features, resized.shape[:2], pixels.shape[:2])
-
-    def _remember(
-        self, features: Array, input_size: tuple[int, int], original_size: tuple[int, int]
-    ) -> None:
-        self.features, self.input_size, self.original_size = features, input_size, original_size
-        self.upscaler = inference.Upscaler(self.model.config, input_size, original_size)
-        self.is_image_set = True
+        original_size, input_size = pixels.shape[:2], resized.shape[:2]
+        upscaler = inference.Upscaler(config, input_size, original_size)
+        self._picture = Picture(features, original_size, input_size, upscaler)
 
     def get_image_embedding(self) -> Float[np.ndarray, "1 D h w"]:
         """The picture's embedding, channels first as the reference returns it.
 
         `features` holds it as samjax uses it, channels last, on the device.
         """
-        self._check_image()
         return np.asarray(self.features).transpose(0, 3, 1, 2)
 
     def predict(
@@ -129,7 +157,7 @@ class SamPredictor:
         an axis P in front. (The reference's counterpart is `predict_torch`, which takes
         coordinates of the resized picture; these are the picture's own.)
         """
-        self._check_image()
+        picture = self.picture
         given = {
             "point_coords": point_coords,
             "point_labels": point_labels,
@@ -142,9 +170,9 @@ class SamPredictor:
             [self._mask(mask) for *_, mask in objects],
         )
         chosen = predictions.select(multimask_output=multimask_output)
-        logits = self._full_resolution(chosen.low_res_masks)
+        logits = np.stack([picture.upscaler.logits(masks) for masks in chosen.low_res_masks])
         masks = logits if return_logits else logits > self.mask_threshold
-        return masks, chosen.iou_predictions, chosen.low_res_masks
+        return masks, np.asarray(chosen.iou_predictions), np.asarray(chosen.low_res_masks)
 
     def _decode(self, tokens: list[prompts.Tokens], masks: list[np.ndarray | None]) -> Predictions:
         """All masks of each prompt, computed in parts of at most `MAX_PROMPTS`."""
@@ -160,13 +188,6 @@ class SamPredictor:
             low_res.append(np.asarray(result.low_res_masks)[0, :count])
             ious.append(np.asarray(result.iou_predictions)[0, :count])
         return Predictions(np.concatenate(low_res), np.concatenate(ious))
-
-    def _full_resolution(self, low_res: Float[np.ndarray, "P C h w"]) -> np.ndarray:
-        return np.stack([self.upscaler.logits(masks) for masks in low_res])
-
-    def _check_image(self) -> None:
-        if not self.is_image_set:
-            raise RuntimeError("no picture is set; call set_image(picture) first.")
 
     def _objects(self, given: dict) -> list[tuple]:
         """One (points, labels, box, mask) for each object, None where nothing was given."""

@@ -1,13 +1,13 @@
-"""`SamPredictor` against Meta's, with the trained decoder behind a seeded ViT, on a real picture."""
+"""`SamPredictor` against Meta's: the trained decoder behind a seeded ViT, a real picture."""
 
 import cv2
 import numpy as np
 import pytest
 import segment_anything
-from reference import trained_config, trained_reference
-from samjax.convert import from_state_dict
 
+from reference import trained_config, trained_reference
 from samjax import SamPredictor, inference
+from samjax.convert import from_state_dict
 
 POINT = dict(point_coords=[[900.0, 600.0]], point_labels=[1])
 POINTS = dict(

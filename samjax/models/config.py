@@ -1,9 +1,9 @@
 """Frozen descriptions of the models. A config holds every choice that shapes a module."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 def _check_divides(name: str, value: int, by_name: str, by: int) -> None:
@@ -62,7 +62,8 @@ class ImageEncoderViTConfig:
 class SamConfig:
     """Segment Anything: an image encoder, the prompt encoder and the two-way mask decoder.
 
-    `dtype` is what the modules compute in; parameters keep the type they have. `pixel_mean` and
+    `dtype` is what the modules compute in; parameters keep the type they have. "float64" needs
+    `jax_enable_x64`. `pixel_mean` and
     `pixel_std` are RGB in 0..255. `mask_threshold` is the logit above which a pixel is mask.
     """
 
@@ -84,8 +85,8 @@ class SamConfig:
         _check_divides("embed_dim", self.embed_dim, "attention_downsample_rate * decoder_heads",
                        self.attention_downsample_rate * self.decoder_heads)  # fmt: skip
         _check_divides("embed_dim", self.embed_dim, "8", 8)
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype is {self.dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"dtype is {self.dtype!r}; use one of {get_args(Dtype)}.")
 
     @property
     def embed_dim(self) -> int:

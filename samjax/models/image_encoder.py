@@ -1,5 +1,7 @@
 """The ViT image encoder (Segment Anything, appendix A; reference: `ImageEncoderViT`)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from samjax.models.config import Dtype, ImageEncoderViTConfig
-from samjax.models.layers import Mlp, conv, gelu, layer_norm, linear
+from samjax.models.layers import Mlp, at_least_float32, conv, gelu, layer_norm, linear
 
 
 class ImageEncoderViT(nnx.Module):
     """Pictures to image embeddings: patches, transformer blocks, neck."""
 
     def __init__(self, cfg: ImageEncoderViTConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
-        kw = dict(dtype=dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         grid = cfg.grid_size
         init = nnx.initializers.truncated_normal(0.02)
         self.patch_embed = conv(3, cfg.width, cfg.patch_size, stride=cfg.patch_size, **kw)
@@ -26,20 +28,20 @@ class ImageEncoderViT(nnx.Module):
     def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B H W D"]:
         """Normalized, zero-padded pictures to embeddings with a `patch_size`-th of the side.
 
-        Always returned as float32, whatever the computation's type.
+        They are float32 where the computation is in half precision.
         """
         x_BHWD = self.patch_embed(images.astype(self.dtype))
         x_BHWD = x_BHWD + self.pos_embed[...].astype(self.dtype)
         for block in self.blocks:
             x_BHWD = block(x_BHWD)
-        return self.neck(x_BHWD).astype(jnp.float32)
+        return at_least_float32(self.neck(x_BHWD))
 
 
 class Neck(nnx.Module):
     """Brings the transformer's channels to the decoder's."""
 
     def __init__(self, width: int, channels: int, *, dtype: Dtype, rngs: nnx.Rngs):
-        kw = dict(dtype=dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv1 = conv(width, channels, 1, bias=False, **kw)
         self.norm1 = layer_norm(channels, epsilon=1e-6, **kw)
         self.conv2 = conv(channels, channels, 3, bias=False, **kw)
@@ -55,7 +57,7 @@ class Block(nnx.Module):
     def __init__(
         self, cfg: ImageEncoderViTConfig, layer: int, *, dtype: Dtype, rngs: nnx.Rngs
     ):  # fmt: skip
-        kw = dict(dtype=dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.window_size = None if layer in cfg.global_layers else cfg.window_size
         self.norm1 = layer_norm(cfg.width, epsilon=1e-6, **kw)
         self.attn = RelativePositionAttention(
@@ -104,16 +106,19 @@ class RelativePositionAttention(nnx.Module):
         logits = logits.reshape(batch, heads, height, width, height, width)
         logits = logits + bias_h[..., :, None] + bias_w[..., None, :]
         logits = logits.reshape(batch, heads, height * width, height * width)
-        weights = jax.nn.softmax(logits.astype(jnp.float32)).astype(v_BKNd.dtype)
+        weights = jax.nn.softmax(at_least_float32(logits)).astype(v_BKNd.dtype)
         return self.proj(jnp.einsum("bnqk,bknd->bqnd", weights, v_BKNd).reshape(x_BHWD.shape))
 
 
-def relative_positions(table: Float[Array, "L d"], size: int) -> Float[Array, "size size d"]:
+def relative_positions(
+    table: Float[Array | np.ndarray, "L d"], size: int
+) -> Float[Array, "size size d"]:
     """Rows of `table` by the offset of a query (first axis) from a key (second axis).
 
     A table for another size is brought to `2 * size - 1` rows by linear interpolation
     (reference: `get_rel_pos`).
     """
+    table = jnp.asarray(table)
     length = 2 * size - 1
     if table.shape[0] != length:
         table = jax.image.resize(table, (length, table.shape[1]), "linear", antialias=False)

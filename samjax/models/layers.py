@@ -17,6 +17,11 @@ def gelu(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
     return jax.nn.gelu(x, approximate=False)
 
 
+def at_least_float32(x: Float[Array, "*L"]) -> Float[Array, "*L"]:
+    """For what half precision would spoil: softmax, positions, and what is returned."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def linear(d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(d_in, d_out, dtype=dtype, rngs=rngs)
 

@@ -1,12 +1,14 @@
 """Tokens and picture to masks and their quality (appendix A; reference: `MaskDecoder`)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import UpscaleTwice, gelu, layer_norm, linear
+from samjax.models.layers import UpscaleTwice, at_least_float32, gelu, layer_norm, linear
 from samjax.models.transformer import TwoWayTransformer
 from samjax.types import Predictions, PromptEmbeddings
 
@@ -70,17 +72,17 @@ class MaskDecoder(nnx.Module):
         hyper_in = jnp.stack(
             [mlp(tokens[1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
         )
-        return jnp.einsum("mc,hwc->mhw", hyper_in, upscaled).astype(jnp.float32)
+        return at_least_float32(jnp.einsum("mc,hwc->mhw", hyper_in, upscaled))
 
     def iou_predictions(self, tokens: Float[Array, "T D"]) -> Float[Array, "M"]:
-        return self.iou_prediction_head(tokens[0]).astype(jnp.float32)
+        return at_least_float32(self.iou_prediction_head(tokens[0]))
 
 
 class OutputUpscaling(nnx.Module):
     """The picture at four times the side and an eighth of the channels."""
 
     def __init__(self, cfg: SamConfig, *, rngs: nnx.Rngs):
-        kw = dict(dtype=cfg.dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=cfg.dtype, rngs=rngs)
         width = cfg.embed_dim
         self.upscale1 = UpscaleTwice(width, width // 4, **kw)
         self.norm1 = layer_norm(width // 4, epsilon=1e-6, **kw)

@@ -1,5 +1,7 @@
 """Points, boxes and masks to embeddings (Segment Anything, appendix A; `PromptEncoder`)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import Buffer, conv, gelu, layer_norm
+from samjax.models.layers import Buffer, at_least_float32, conv, gelu, layer_norm
 from samjax.types import PointLabel, PromptEmbeddings, Prompts
 
 
@@ -44,9 +46,9 @@ class PromptEncoder(nnx.Module):
 
     def embed_points(self, prompts: Prompts) -> Float[Array, "T D"]:
         labels_T = prompts.labels[:, None]
-        position = self.pe_layer((prompts.coords + 0.5) / self.image_size)
+        position = self.pe_layer((jnp.asarray(prompts.coords) + 0.5) / self.image_size)
         kinds = [self.not_a_point_embed[...], *(e[...] for e in self.point_embeddings)]
-        kind = jnp.concatenate(kinds).astype(jnp.float32)[jnp.maximum(prompts.labels + 1, 0)]
+        kind = jnp.concatenate(kinds).astype(position.dtype)[jnp.maximum(prompts.labels + 1, 0)]
         position = jnp.where(labels_T >= PointLabel.BACKGROUND, position, 0.0)
         return position + jnp.where(labels_T == PointLabel.PADDING, 0.0, kind)
 
@@ -55,7 +57,7 @@ class PromptEncoder(nnx.Module):
         no_mask = jnp.broadcast_to(no_mask, (self.grid_size, self.grid_size, no_mask.size))
         if prompts.mask_inputs is None:
             return no_mask
-        mask = self.mask_downscaling(prompts.mask_inputs[..., None])
+        mask = self.mask_downscaling(jnp.asarray(prompts.mask_inputs)[..., None])
         return mask if prompts.has_mask is None else jnp.where(prompts.has_mask, mask, no_mask)
 
     def get_dense_pe(self) -> Float[Array, "H W D"]:
@@ -74,8 +76,8 @@ class PositionEmbeddingRandom(nnx.Module):
 
     def __call__(self, xy: Float[Array, "*L 2"]) -> Float[Array, "*L D"]:
         """`xy` lie in [0, 1]."""
-        matrix = self.gaussian_matrix[...].astype(jnp.float32)
-        xy = 2.0 * xy.astype(jnp.float32) - 1.0
+        xy = 2.0 * at_least_float32(xy) - 1.0
+        matrix = self.gaussian_matrix[...].astype(xy.dtype)
         angle = 2.0 * np.pi * jnp.matmul(xy, matrix, precision="highest")
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
@@ -84,7 +86,7 @@ class MaskDownscaling(nnx.Module):
     """A low-resolution mask to the size and width of the image embedding."""
 
     def __init__(self, cfg: SamConfig, *, rngs: nnx.Rngs):
-        kw = dict(dtype=cfg.dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=cfg.dtype, rngs=rngs)
         few, many = cfg.mask_channels // 4, cfg.mask_channels
         self.conv1 = conv(1, few, 2, stride=2, **kw)
         self.norm1 = layer_norm(few, epsilon=1e-6, **kw)

@@ -5,13 +5,15 @@ Written for the tokens of one prompt. Under `jax.vmap` over prompts whatever dep
 picture alone stays a single computation.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import Mlp, layer_norm, linear
+from samjax.models.layers import Mlp, at_least_float32, layer_norm, linear
 
 
 class TwoWayTransformer(nnx.Module):
@@ -82,7 +84,7 @@ class Attention(nnx.Module):
     """Multi-head attention, computed in `internal` channels."""
 
     def __init__(self, width: int, internal: int, cfg: SamConfig, *, rngs: nnx.Rngs):
-        kw = dict(dtype=cfg.dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(dtype=cfg.dtype, rngs=rngs)
         self.q_proj = linear(width, internal, **kw)
         self.k_proj = linear(width, internal, **kw)
         self.v_proj = linear(width, internal, **kw)
@@ -100,7 +102,7 @@ class Attention(nnx.Module):
         q_QNd = self._heads(self.q_proj(q))
         k_KNd = self._heads(self.k_proj(k))
         v_KNd = self._heads(self.v_proj(v))
-        logits = jnp.einsum("qnd,knd->nqk", q_QNd, k_KNd).astype(jnp.float32)
+        logits = at_least_float32(jnp.einsum("qnd,knd->nqk", q_QNd, k_KNd))
         logits = logits / q_QNd.shape[-1] ** 0.5
         if valid is not None:
             logits = jnp.where(valid, logits, -jnp.inf)

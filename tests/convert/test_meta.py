@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+
+import samjax.checkpoint
 from reference import random_reference, trained_config, trained_reference
 from samjax.convert import convert, from_state_dict, load_pth, save_pth, to_state_dict
 from samjax.convert.key_maps.meta import META
 from samjax.convert.reference import build_reference
-
-import samjax.checkpoint
 from samjax.models import ImageEncoderViTConfig, SamConfig
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten

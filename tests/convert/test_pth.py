@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference import random_reference
-from samjax.convert import convert, from_state_dict, load_pth, save_pth, to_state_dict
 
+from reference import random_reference
 from samjax.checkpoint import load
+from samjax.convert import convert, from_state_dict, load_pth, save_pth, to_state_dict
 from samjax.models import SamConfig
 from samjax.models.params import flatten
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from samjax.convert.table import Row, Table, permute, to_foreign, to_ours, wrong_shapes
 
 TABLE = Table(

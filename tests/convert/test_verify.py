@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
+
 from reference import random_reference, trained_config, trained_reference
 from samjax.convert import convert, from_state_dict, save_pth
 from samjax.convert.verify import verify
-
 from samjax.models import SamConfig
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from reference import random_reference
-from samjax.convert import from_state_dict
 
+from reference import random_reference
 from samjax import inference
+from samjax.convert import from_state_dict
 from samjax.models import ImageEncoderViTConfig, SamConfig
 from samjax.types import PointLabel, Prompts
 

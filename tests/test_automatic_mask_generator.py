@@ -1,0 +1,230 @@
+"""Everything, against Meta's generator: the trained decoder behind a seeded ViT, real pictures."""
+
+import functools
+
+import numpy as np
+import pytest
+import segment_anything
+from pycocotools import mask as coco
+
+import samjax
+from reference import trained_config, trained_reference
+from samjax import SamAutomaticMaskGenerator, inference
+from samjax.convert import from_state_dict
+from samjax.images import read_image
+from samjax.postprocess import rle_to_mask
+
+LOW = dict(pred_iou_thresh=0.4, stability_score_thresh=0.1)
+KEYS = {
+    "segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box",
+}  # fmt: skip
+
+
+@functools.lru_cache
+def models(image_size):
+    reference = trained_reference(trained_config(image_size), seed=0)
+    return reference, from_state_dict(reference.state_dict())
+
+
+def generate_both(image, image_size=512, **options):
+    reference, model = models(image_size)
+    theirs = segment_anything.SamAutomaticMaskGenerator(reference, **options).generate(image)
+    ours = SamAutomaticMaskGenerator(model, **options).generate(image)
+    return ours, theirs
+
+
+def iou(a, b):
+    union = np.logical_or(a, b).sum()
+    return np.logical_and(a, b).sum() / union if union else 1.0
+
+
+def check_same(ours, theirs):
+    """The same records in any order: ties in the suppression have none.
+
+    A record is found again by its point, its crop and its mask. Returns how many mask pixels
+    differ, and how many stability scores differ by more than 1e-4. Such a score is that of a small
+    mask, in which a pixel or two that lie on the score's thresholds are worth more.
+    """
+    assert len(ours) == len(theirs)
+    left = list(theirs)
+    flipped, scores = 0, 0
+    for record in ours:
+        assert set(record) == KEYS
+        same_place = [
+            other for other in left
+            if other["point_coords"] == record["point_coords"]
+            and other["crop_box"] == record["crop_box"]
+        ]  # fmt: skip
+        assert same_place, f"no record of the reference at {record['point_coords']}"
+        other = max(same_place, key=lambda o: iou(o["segmentation"], record["segmentation"]))
+        left = [o for o in left if o is not other]
+        assert iou(other["segmentation"], record["segmentation"]) >= 0.999
+        assert other["bbox"] == record["bbox"]
+        assert abs(other["predicted_iou"] - record["predicted_iou"]) < 1e-4
+        score, difference = record["stability_score"], other["stability_score"]
+        difference = abs(difference - score)
+        if difference > 1e-4:
+            assert difference * record["area"] <= 2
+            scores += 1
+        difference = (other["segmentation"] != record["segmentation"]).sum()
+        assert abs(other["area"] - record["area"]) <= difference
+        assert record["area"] == record["segmentation"].sum()
+        flipped += difference
+    return flipped, scores
+
+
+@pytest.mark.parametrize("layers", [0, 1], ids=["whole", "crops"])
+@pytest.mark.parametrize("picture", ["truck.jpg", "groceries.jpg"])
+def test_same_records_as_reference(shared_dir, picture, layers, capsys):
+    image = read_image(shared_dir / "data/images" / picture)
+    ours, theirs = generate_both(
+        image, points_per_side=12, crop_n_layers=layers, crop_n_points_downscale_factor=2,
+        box_nms_thresh=0.9, **LOW,
+    )  # fmt: skip
+    assert len(theirs) >= 50
+    flipped, scores = check_same(ours, theirs)
+    with capsys.disabled():
+        area = sum(record["area"] for record in theirs)
+        print(
+            f"\n{picture}, {len(theirs)} masks: {flipped} of {area} pixels differ, and "
+            f"{scores} stability scores by one or two"
+        )
+    # Logits agree to 1e-3 on a scale of 100; only a pixel that close to the threshold can flip.
+    assert flipped <= 1e-4 * area
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [0, 1], ids=["whole", "crops"])
+@pytest.mark.parametrize("picture", ["truck.jpg", "groceries.jpg"])
+def test_same_records_at_full_size(shared_dir, picture, layers):
+    """Input of 1024 pixels and Meta's grid of 32 points a side."""
+    image = read_image(shared_dir / "data/images" / picture)
+    ours, theirs = generate_both(image, 1024, crop_n_layers=layers, **LOW)
+    assert len(theirs) >= 50
+    check_same(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def small_picture(shared_dir):
+    return read_image(shared_dir / "data/images/dog.jpg")[::4, ::4].copy()
+
+
+@pytest.mark.parametrize("mode", ["binary_mask", "uncompressed_rle", "coco_rle"])
+def test_output_modes(small_picture, mode):
+    options = dict(points_per_side=4, output_mode=mode, **LOW)
+    ours, theirs = generate_both(small_picture, 256, **options)
+    assert len(ours) == len(theirs) > 3
+    size = list(small_picture.shape[:2])
+    for record, other in zip(ours, theirs, strict=True):
+        mask = record["segmentation"]
+        if mode != "binary_mask":
+            assert mask["size"] == other["segmentation"]["size"] == size
+            assert type(mask["counts"]) is type(other["segmentation"]["counts"])
+            decode = coco.decode if mode == "coco_rle" else rle_to_mask
+            record["segmentation"] = decode(mask).astype(bool)
+            other["segmentation"] = decode(other["segmentation"]).astype(bool)
+        for key in KEYS - {"segmentation"}:
+            assert type(record[key]) is type(other[key]), key
+    check_same(ours, theirs)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_small_regions(small_picture, layers):
+    ours, theirs = generate_both(
+        small_picture, 256, points_per_side=4, min_mask_region_area=60, crop_n_layers=layers, **LOW
+    )
+    assert len(ours) > 3
+    check_same(ours, theirs)
+
+
+def test_own_point_grids(small_picture):
+    grids = [np.array([[0.5, 0.5], [0.2, 0.7], [0.9, 0.4]])]
+    ours, theirs = generate_both(small_picture, 256, points_per_side=None, point_grids=grids, **LOW)
+    assert ours
+    check_same(ours, theirs)
+
+
+def test_no_filters_keep_everything(small_picture):
+    """Thresholds of zero switch a filter off, and an empty mask's 0/0 stability is kept."""
+    options = dict(
+        points_per_side=2, pred_iou_thresh=0.0, stability_score_thresh=0.0, box_nms_thresh=1.0
+    )
+    _, model = models(256)
+    ours = SamAutomaticMaskGenerator(model, **options).generate(small_picture)
+    assert len(ours) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("area", [0, 100])
+def test_nothing_found_is_an_empty_list(small_picture, layers, area):
+    _, model = models(256)
+    generator = SamAutomaticMaskGenerator(
+        model, points_per_side=2, pred_iou_thresh=2.0, crop_n_layers=layers,
+        min_mask_region_area=area,
+    )  # fmt: skip
+    assert generator.generate(small_picture) == []
+
+
+def test_batch_size_changes_nothing(small_picture):
+    _, model = models(256)
+    results = [
+        SamAutomaticMaskGenerator(
+            model, points_per_side=4, points_per_batch=batch, **LOW
+        ).generate(small_picture)
+        for batch in (1, 7, 64)
+    ]  # fmt: skip
+    assert results[0]
+    for other in results[1:]:
+        check_same(results[0], other)
+
+
+def test_pictures_of_many_sizes_share_programs():
+    _, model = models(256)
+    generator = SamAutomaticMaskGenerator(model, points_per_side=2, pred_iou_thresh=0.0)
+    rng = np.random.default_rng(0)
+    before = inference.compiled_programs()
+    for _ in range(12):
+        height, width = rng.integers(65, 128, 2)
+        generator.generate(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    after = inference.compiled_programs()
+    assert after["decode_masks"] - before["decode_masks"] <= 1
+    assert after["measure"] - before["measure"] <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (3, 2000)])
+def test_odd_pictures(shape):
+    _, model = models(256)
+    generator = SamAutomaticMaskGenerator(
+        model, points_per_side=2, pred_iou_thresh=0.0, stability_score_thresh=0.0, crop_n_layers=1
+    )
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for record in generator.generate(image):
+        assert record["segmentation"].shape == shape
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(output_mode="png"), ["output_mode", "'png'", "coco_rle"]),
+        (dict(points_per_side=None), ["points_per_side", "exactly one"]),
+        (dict(point_grids=[np.zeros((1, 2))]), ["points_per_side", "exactly one"]),
+        (dict(points_per_side=0), ["0 points per side"]),
+        (dict(points_per_batch=0), ["points_per_batch", "0"]),
+        (dict(crop_n_layers=-1), ["crop_n_layers", "-1"]),
+        (dict(min_mask_region_area=-5), ["min_mask_region_area", "-5"]),
+        (
+            dict(points_per_side=None, point_grids=[np.zeros((2, 2))], crop_n_layers=1),
+            ["1 grids", "needs 2"],
+        ),
+        (dict(points_per_side=None, point_grids=[np.zeros((2, 3))]), ["(2, 3)", "(N, 2)"]),
+        (dict(points_per_side=None, point_grids=[np.full((1, 2), 700)]), ["[0, 1]"]),
+        (dict(points_per_side=None, point_grids=[np.full((1, 2), np.nan)]), ["[0, 1]"]),
+    ],
+)  # fmt: skip
+def test_bad_arguments(options, words):
+    config = samjax.SamConfig.tiny()
+    model = samjax.Model(inference.init_params(config), config)
+    with pytest.raises(ValueError) as error:
+        SamAutomaticMaskGenerator(model, **options)
+    for word in words:
+        assert word in str(error.value)

@@ -1,0 +1,276 @@
+"""What has to hold of the compiled functions, whatever the weights: on small random models."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from samjax import Model, SamConfig, inference, prompts
+from samjax.models.params import flatten
+from samjax.types import PointLabel, Prompts
+
+CONFIG = SamConfig.tiny(128)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Random, with nothing left at its initial zero."""
+    leaves, treedef = jax.tree.flatten(inference.init_params(CONFIG, seed=0))
+    rng = np.random.default_rng(0)
+    noisy = [np.asarray(x) + 0.1 * rng.normal(size=x.shape).astype(np.float32) for x in leaves]
+    return jax.tree.unflatten(treedef, noisy)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(1).normal(size=(3, 128, 128, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def embeddings(params, images):
+    return inference.encode_images(params, images, config=CONFIG)
+
+
+def some_prompts(batch=3, with_masks=False, seed=0):
+    """A click, three points, a box, and a box with two points on each picture."""
+    rng = np.random.default_rng(seed)
+
+    def one_picture():
+        box = np.array([10.0, 20.0, 90.0, 100.0])
+        packed = prompts.pack(
+            [
+                prompts.tokens(rng.uniform(0, 128, (1, 2)), np.array([1])),
+                prompts.tokens(rng.uniform(0, 128, (3, 2)), np.array([1, 0, 1])),
+                prompts.tokens(box=box),
+                prompts.tokens(rng.uniform(0, 128, (2, 2)), np.array([1, 0]), box),
+            ],
+            [rng.normal(size=(32, 32)) * 5, None, None, rng.normal(size=(32, 32)) * 5]
+            if with_masks
+            else None,
+        )
+        return packed
+
+    return jax.tree.map(lambda *x: np.stack(x), *[one_picture() for _ in range(batch)])
+
+
+def close(a, b, relative=2e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=relative * np.abs(np.asarray(y)).max())
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_jit_equals_eager(params, images, with_masks):
+    some = some_prompts(1, with_masks)
+    compiled = inference.predict_masks(params, images[:1], some, config=CONFIG)
+    with jax.disable_jit():
+        eager = inference.bind(CONFIG, params)(jnp.asarray(images[:1]), some)
+    close(compiled, eager)
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+def test_batch_equals_loop(params, images, embeddings, with_masks):
+    some = some_prompts(3, with_masks)
+    batch = inference.decode_masks(params, embeddings, some, config=CONFIG)
+    for b in range(3):
+        embedding = inference.encode_images(params, images[b : b + 1], config=CONFIG)
+        for p in range(4):
+            one = jax.tree.map(lambda x, b=b, p=p: x[b : b + 1, p : p + 1], some)
+            single = inference.decode_masks(params, embedding, one, config=CONFIG)
+            close(jax.tree.map(lambda x, b=b, p=p: x[b : b + 1, p : p + 1], batch), single)
+
+
+@pytest.mark.parametrize("tokens", [5, 8, 32])
+def test_padding_tokens_change_nothing(params, embeddings, tokens):
+    """Nor does what stands in them."""
+    some = some_prompts()
+    extra = tokens - some.labels.shape[-1]
+    widths = ((0, 0), (0, 0), (0, extra))
+    padded = Prompts(
+        np.pad(some.coords, (*widths, (0, 0)), constant_values=1e4),
+        np.pad(some.labels, widths, constant_values=PointLabel.PADDING),
+    )
+    close(
+        inference.decode_masks(params, embeddings, padded, config=CONFIG),
+        inference.decode_masks(params, embeddings, some, config=CONFIG),
+        2e-6,
+    )
+
+
+def test_padding_takes_part_in_no_attention(params, embeddings):
+    """The gradient to a padding token's position is exactly zero, to the others' it is not."""
+    some = jax.tree.map(lambda x: x[:1], some_prompts())
+
+    def total(coords):
+        masks, ious = inference.decode_masks(
+            params, embeddings[:1], some._replace(coords=coords), config=CONFIG
+        )
+        return masks.sum() + ious.sum()
+
+    gradient = np.abs(jax.grad(total)(jnp.asarray(some.coords))).sum(-1)
+    no_position = (some.labels == PointLabel.PADDING) | (some.labels == PointLabel.NOT_A_POINT)
+    assert (gradient[no_position] == 0).all()
+    assert (gradient[~no_position] > 0).all()
+
+
+def test_prompts_without_a_mask_ignore_what_stands_there(params, embeddings):
+    some = some_prompts(with_masks=True)
+    other = np.where(some.has_mask[..., None, None], some.mask_inputs, np.float32(77))
+    close(
+        inference.decode_masks(params, embeddings, some._replace(mask_inputs=other), config=CONFIG),
+        inference.decode_masks(params, embeddings, some, config=CONFIG),
+        1e-7,
+    )
+    plain = inference.decode_masks(
+        params, embeddings, Prompts(some.coords, some.labels), config=CONFIG
+    )
+    masked = inference.decode_masks(params, embeddings, some, config=CONFIG)
+    close(jax.tree.map(lambda x: x[:, 1:3], masked), jax.tree.map(lambda x: x[:, 1:3], plain))
+
+
+def loss(params, images, some):
+    masks, ious = inference.bind(CONFIG, params)(images, some)
+    return jnp.mean(jnp.tanh(masks / 10)) + jnp.mean(ious**2)
+
+
+def test_gradients_reach_every_parameter(params, images):
+    """Every embedding, every head: so all kinds of prompt are in the batch."""
+    some = some_prompts(2, with_masks=True)
+    gradient = jax.jit(jax.grad(loss))(params, images[:2], some)
+    silent = [name for name, g in flatten(gradient).items() if not np.abs(g).max() > 0]
+    # A key's bias shifts all logits of a query alike, and softmax does not see it.
+    assert [name for name in silent if not name.endswith("k_proj.bias")] == []
+
+
+def test_gradients_agree_with_finite_differences(params, images):
+    """Along random directions, in each of the three parts, in double precision."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+        some = some_prompts(1, with_masks=True)
+        some = some._replace(coords=some.coords.astype(float))
+        config = CONFIG.replace(dtype="float64")
+
+        def wide_loss(params):
+            masks, ious = inference.bind(config, params)(jnp.asarray(images[:1]), some)
+            return jnp.mean(jnp.tanh(masks / 10)) + jnp.mean(ious**2)
+
+        value_and_gradient = jax.jit(jax.value_and_grad(wide_loss))
+        _, gradient = value_and_gradient(wide)
+        rng = np.random.default_rng(0)
+        for part in ("image_encoder", "prompt_encoder", "mask_decoder"):
+            direction = jax.tree.map(jnp.zeros_like, wide)
+            direction[part] = jax.tree.map(
+                lambda x: jnp.asarray(rng.normal(size=x.shape)), wide[part]
+            )
+            step = 1e-5
+            ahead, behind = (
+                value_and_gradient(jax.tree.map(lambda x, d, s=s: x + s * d, wide, direction))[0]
+                for s in (step, -step)
+            )
+            slope = sum(
+                float(jnp.vdot(g, d))
+                for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+            )
+            np.testing.assert_allclose((ahead - behind) / (2 * step), slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_close(params, images, dtype):
+    some = some_prompts(1)
+    full = inference.predict_masks(params, images[:1], some, config=CONFIG)
+    half = inference.predict_masks(params, images[:1], some, config=CONFIG.replace(dtype=dtype))
+    assert jax.tree.map(lambda x: x.dtype, half) == jax.tree.map(lambda x: x.dtype, full)
+    close(half, full, {"bfloat16": 6e-2, "float16": 1e-2}[dtype])
+
+
+def test_architecture_is_read_from_the_parameters(params, images, embeddings):
+    close(inference.encode_images(params, images), embeddings, 1e-7)
+
+
+def test_model_is_a_pytree(params, images):
+    model = Model(params, CONFIG)
+    encode = jax.jit(lambda m, x: inference.encode_images(m.params, x, config=m.config))
+    close(encode(model, images), inference.encode_images(params, images, config=CONFIG), 1e-6)
+    assert jax.tree.leaves(model) == jax.tree.leaves(params)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_programs_lower_for(platform, dtype):
+    """ViT-B at full size: encoder, decoder with masks, and full-resolution measuring."""
+    config = SamConfig.vit_b(dtype=dtype)
+    params = inference.abstract_params(config)
+    f32, i32 = np.float32, np.int32
+
+    def lower(function, *arguments):
+        exported = export.export(jax.jit(function), platforms=[platform])(*arguments)
+        assert exported.platforms == (platform,)
+        assert len(exported.mlir_module_serialized) > 1000
+
+    lower(
+        lambda p, x: inference.encode_images(p, x, config=config),
+        params,
+        jax.ShapeDtypeStruct((2, 1024, 1024, 3), f32),
+    )
+    some = Prompts(
+        jax.ShapeDtypeStruct((2, 64, 2, 2), f32),
+        jax.ShapeDtypeStruct((2, 64, 2), i32),
+        jax.ShapeDtypeStruct((2, 64, 256, 256), f32),
+        jax.ShapeDtypeStruct((2, 64), bool),
+    )
+    lower(
+        lambda p, e, s: inference.decode_masks(p, e, s, config=config),
+        params,
+        jax.ShapeDtypeStruct((2, 64, 64, 256), f32),
+        some,
+    )
+    scalar = jax.ShapeDtypeStruct((), f32)
+    lower(
+        inference._measure,
+        jax.ShapeDtypeStruct((8, 256, 256), f32),
+        jax.ShapeDtypeStruct((1280, 256), f32),
+        jax.ShapeDtypeStruct((1920, 256), f32),
+        jax.ShapeDtypeStruct((), i32),
+        jax.ShapeDtypeStruct((), i32),
+        scalar,
+        scalar,
+    )
+
+
+@pytest.mark.parametrize(
+    "shape, words",
+    [
+        ((128, 128, 3), ["(128, 128, 3)", "(B, 128, 128, 3)"]),
+        ((1, 3, 128, 128), ["(1, 3, 128, 128)", "(B, 128, 128, 3)"]),
+        ((1, 256, 256, 3), ["(1, 256, 256, 3)", "resize"]),
+    ],
+)
+def test_pictures_of_the_wrong_shape(params, shape, words):
+    with pytest.raises(ValueError) as error:
+        unchecked(inference.encode_images)(params, np.zeros(shape, np.float32), config=CONFIG)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(labels=np.zeros((3, 4), np.int32)), ["prompts.labels", "(3, 4)"]),
+        (dict(coords=np.zeros((3, 4, 3, 2), np.float32)), ["prompts.coords", "(3, 4, 3, 2)"]),
+        (dict(labels=np.zeros((2, 4, 4), np.int32)), ["prompts.labels", "(3, P, T)"]),
+        (dict(mask_inputs=np.zeros((3, 4, 256, 256), np.float32)), ["mask_inputs", "32, 32"]),
+        (dict(has_mask=np.zeros((3, 1), bool)), ["has_mask", "(3, 1)"]),
+    ],
+)
+def test_prompts_of_the_wrong_shape(params, embeddings, change, words):
+    with pytest.raises(ValueError) as error:
+        unchecked(inference.decode_masks)(
+            params, embeddings, some_prompts()._replace(**change), config=CONFIG
+        )
+    for word in words:
+        assert word in str(error.value)
+
+
+def unchecked(function):
+    """Without the type checker that tests put around it, which would speak first."""
+    return getattr(function, "__wrapped__", function)
