@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from samjax.models.config import Dtype, ImageEncoderViTConfig
-from samjax.models.layers import Mlp, at_least_float32, conv, gelu, layer_norm, linear
+from samjax.models.layers import LayerNorm, Mlp, at_least_float32, conv, gelu, linear
 
 
 class ImageEncoderViT(nnx.Module):
@@ -43,9 +43,9 @@ class Neck(nnx.Module):
     def __init__(self, width: int, channels: int, *, dtype: Dtype, rngs: nnx.Rngs):
         kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv1 = conv(width, channels, 1, bias=False, **kw)
-        self.norm1 = layer_norm(channels, epsilon=1e-6, **kw)
+        self.norm1 = LayerNorm(channels, epsilon=1e-6, dtype=dtype)
         self.conv2 = conv(channels, channels, 3, bias=False, **kw)
-        self.norm2 = layer_norm(channels, epsilon=1e-6, **kw)
+        self.norm2 = LayerNorm(channels, epsilon=1e-6, dtype=dtype)
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W E"]:
         return self.norm2(self.conv2(self.norm1(self.conv1(x))))
@@ -59,11 +59,11 @@ class Block(nnx.Module):
     ):  # fmt: skip
         kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.window_size = None if layer in cfg.global_layers else cfg.window_size
-        self.norm1 = layer_norm(cfg.width, epsilon=1e-6, **kw)
+        self.norm1 = LayerNorm(cfg.width, epsilon=1e-6, dtype=dtype)
         self.attn = RelativePositionAttention(
             cfg.width, cfg.num_heads, cfg.attention_size(layer), **kw
         )
-        self.norm2 = layer_norm(cfg.width, epsilon=1e-6, **kw)
+        self.norm2 = LayerNorm(cfg.width, epsilon=1e-6, dtype=dtype)
         self.mlp = Mlp(cfg.width, cfg.mlp_width, gelu, **kw)
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:

@@ -19,19 +19,32 @@ def gelu(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
 
 def at_least_float32(x: Float[Array, "*L"]) -> Float[Array, "*L"]:
     """For what half precision would spoil: softmax, positions, and what is returned."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def linear(d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(d_in, d_out, dtype=dtype, rngs=rngs)
 
 
-def layer_norm(width: int, *, epsilon: float, dtype: Dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+class LayerNorm(nnx.Module):
     """Over the last axis, which in NHWC makes it the reference's `LayerNorm2d` too.
 
-    The variance is the mean of squared deviations: the quicker E[x^2] - E[x]^2 loses digits.
+    The variance is the mean of squared deviations, in float32: Flax's own norm prefers the quicker
+    E[x^2] - E[x]^2, which loses digits, and mixes types that strict promotion forbids.
     """
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+    def __init__(self, width: int, *, epsilon: float, dtype: Dtype):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
+        x = at_least_float32(x)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        x = x * self.scale[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        return x.astype(self.dtype)
 
 
 def conv(

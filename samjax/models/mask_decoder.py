@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import UpscaleTwice, at_least_float32, gelu, layer_norm, linear
+from samjax.models.layers import LayerNorm, UpscaleTwice, at_least_float32, gelu, linear
 from samjax.models.transformer import TwoWayTransformer
 from samjax.types import Predictions, PromptEmbeddings
 
@@ -85,7 +85,7 @@ class OutputUpscaling(nnx.Module):
         kw: dict[str, Any] = dict(dtype=cfg.dtype, rngs=rngs)
         width = cfg.embed_dim
         self.upscale1 = UpscaleTwice(width, width // 4, **kw)
-        self.norm1 = layer_norm(width // 4, epsilon=1e-6, **kw)
+        self.norm1 = LayerNorm(width // 4, epsilon=1e-6, dtype=cfg.dtype)
         self.upscale2 = UpscaleTwice(width // 4, width // 8, **kw)
 
     def __call__(self, x: Float[Array, "H W D"]) -> Float[Array, "h w E"]:

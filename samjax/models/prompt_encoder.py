@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import Buffer, at_least_float32, conv, gelu, layer_norm
+from samjax.models.layers import Buffer, LayerNorm, at_least_float32, conv, gelu
 from samjax.types import PointLabel, PromptEmbeddings, Prompts
 
 
@@ -62,7 +62,7 @@ class PromptEncoder(nnx.Module):
 
     def get_dense_pe(self) -> Float[Array, "H W D"]:
         """Positional encoding of the centres of the image embedding's cells."""
-        centres = (np.arange(self.grid_size, dtype=np.float32) + 0.5) / self.grid_size
+        centres = (np.arange(self.grid_size) + 0.5) / self.grid_size
         xy = np.stack(np.meshgrid(centres, centres), axis=-1)
         return self.pe_layer(jnp.asarray(xy)).astype(self.dtype)
 
@@ -89,9 +89,9 @@ class MaskDownscaling(nnx.Module):
         kw: dict[str, Any] = dict(dtype=cfg.dtype, rngs=rngs)
         few, many = cfg.mask_channels // 4, cfg.mask_channels
         self.conv1 = conv(1, few, 2, stride=2, **kw)
-        self.norm1 = layer_norm(few, epsilon=1e-6, **kw)
+        self.norm1 = LayerNorm(few, epsilon=1e-6, dtype=cfg.dtype)
         self.conv2 = conv(few, many, 2, stride=2, **kw)
-        self.norm2 = layer_norm(many, epsilon=1e-6, **kw)
+        self.norm2 = LayerNorm(many, epsilon=1e-6, dtype=cfg.dtype)
         self.conv3 = conv(many, cfg.embed_dim, 1, **kw)
 
     def __call__(self, mask: Float[Array, "h w 1"]) -> Float[Array, "H W D"]:

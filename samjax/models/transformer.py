@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import Mlp, at_least_float32, layer_norm, linear
+from samjax.models.layers import LayerNorm, Mlp, at_least_float32, linear
 
 
 class TwoWayTransformer(nnx.Module):
@@ -24,7 +24,7 @@ class TwoWayTransformer(nnx.Module):
         ]
         self.layers = nnx.List(layers)
         self.final_attn_token_to_image = _cross_attention(cfg, rngs=rngs)
-        self.norm_final_attn = _norm(cfg, rngs=rngs)
+        self.norm_final_attn = _norm(cfg)
 
     def __call__(
         self,
@@ -46,15 +46,15 @@ class TwoWayAttentionBlock(nnx.Module):
 
     def __init__(self, cfg: SamConfig, *, first: bool, rngs: nnx.Rngs):
         self.self_attn = Attention(cfg.embed_dim, cfg.embed_dim, cfg, rngs=rngs)
-        self.norm1 = _norm(cfg, rngs=rngs)
+        self.norm1 = _norm(cfg)
         self.cross_attn_token_to_image = _cross_attention(cfg, rngs=rngs)
-        self.norm2 = _norm(cfg, rngs=rngs)
+        self.norm2 = _norm(cfg)
         self.mlp = Mlp(
             cfg.embed_dim, cfg.decoder_mlp_width, jax.nn.relu, dtype=cfg.dtype, rngs=rngs
         )
-        self.norm3 = _norm(cfg, rngs=rngs)
+        self.norm3 = _norm(cfg)
         self.cross_attn_image_to_token = _cross_attention(cfg, rngs=rngs)
-        self.norm4 = _norm(cfg, rngs=rngs)
+        self.norm4 = _norm(cfg)
         self.first = first
 
     def __call__(
@@ -118,5 +118,5 @@ def _cross_attention(cfg: SamConfig, *, rngs: nnx.Rngs) -> Attention:
     return Attention(cfg.embed_dim, cfg.embed_dim // cfg.attention_downsample_rate, cfg, rngs=rngs)
 
 
-def _norm(cfg: SamConfig, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return layer_norm(cfg.embed_dim, epsilon=1e-5, dtype=cfg.dtype, rngs=rngs)
+def _norm(cfg: SamConfig) -> LayerNorm:
+    return LayerNorm(cfg.embed_dim, epsilon=1e-5, dtype=cfg.dtype)
