@@ -1,10 +1,19 @@
-"""The Segment Anything family in pure JAX."""
+"""The Segment Anything family in pure JAX.
+
+Names are imported when they are first used, so that `import samjax` and `samjax --help` take no
+time. What it does at once is `xla_flags.configure`, which has to come before JAX starts.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from samjax import xla_flags
-from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
-from samjax.checkpoint import Model, load, save_checkpoint
-from samjax.models import Sam, SamConfig
-from samjax.predictor import SamPredictor
+
+if TYPE_CHECKING:
+    from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
+    from samjax.checkpoint import Model, load, save_checkpoint
+    from samjax.models import Sam, SamConfig
+    from samjax.predictor import SamPredictor
 
 __all__ = [
     "Model",
@@ -17,4 +26,24 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+_ROOMS = {
+    "Model": "checkpoint",
+    "Sam": "models",
+    "SamAutomaticMaskGenerator": "automatic_mask_generator",
+    "SamConfig": "models",
+    "SamPredictor": "predictor",
+    "load": "checkpoint",
+    "save_checkpoint": "checkpoint",
+}
+
 xla_flags.configure()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"samjax.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'samjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -114,6 +114,10 @@ class SamAutomaticMaskGenerator:
             raise ValueError(f"points_per_batch is {points_per_batch}; it has to be at least 1.")
         if crop_n_layers < 0:
             raise ValueError(f"crop_n_layers is {crop_n_layers}; it has to be 0 or more.")
+        if not 0 <= crop_overlap_ratio <= 1:
+            raise ValueError(
+                f"crop_overlap_ratio is {crop_overlap_ratio}; it is a share in [0, 1]."
+            )
         if min_mask_region_area < 0:
             raise ValueError(
                 f"min_mask_region_area is {min_mask_region_area}; it has to be 0 or more pixels."
@@ -152,7 +156,7 @@ class SamAutomaticMaskGenerator:
             image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio
         )
         batches = [-(-len(self.point_grids[layer]) // self.points_per_batch) for layer in layers]
-        bar = tqdm(total=sum(batches), unit="batch", delay=2, disable=not self.progress)
+        bar = tqdm(total=sum(batches), unit="batch", delay=2, leave=None, disable=not self.progress)
         with bar:
             parts = [
                 self._process_crop(image, crop_box, self.point_grids[layer], bar)

@@ -201,7 +201,11 @@ class SamPredictor:
             )
         number = next(iter(counts.values()))
         columns = [[None] * number if value is None else value for value in given.values()]
-        return list(zip(*columns, strict=True))
+        objects = list(zip(*columns, strict=True))
+        for i, prompt in enumerate(objects):
+            if all(value is None for value in prompt):
+                raise ValueError(f"object {i} of {number} has no prompt.")
+        return objects
 
     def _tokens(self, point_coords, point_labels, box) -> prompts.Tokens:
         """Checked, and brought to the model's frame."""

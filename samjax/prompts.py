@@ -78,7 +78,9 @@ def padded_size(count: int, least: int = 1) -> int:
 
 
 def check_points(
-    point_coords: np.ndarray | Sequence, point_labels: np.ndarray | Sequence, size: tuple[int, int]
+    point_coords: np.ndarray | Sequence | None,
+    point_labels: np.ndarray | Sequence | None,
+    size: tuple[int, int],
 ) -> tuple[Float[np.ndarray, "N 2"], Int[np.ndarray, "N"]]:
     """Points and labels as arrays, for a picture of `size` (height, width).
 

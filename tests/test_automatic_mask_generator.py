@@ -211,6 +211,7 @@ def test_odd_pictures(shape):
         (dict(points_per_side=0), ["0 points per side"]),
         (dict(points_per_batch=0), ["points_per_batch", "0"]),
         (dict(crop_n_layers=-1), ["crop_n_layers", "-1"]),
+        (dict(crop_overlap_ratio=1.5), ["crop_overlap_ratio", "1.5", "[0, 1]"]),
         (dict(min_mask_region_area=-5), ["min_mask_region_area", "-5"]),
         (
             dict(points_per_side=None, point_grids=[np.zeros((2, 2))], crop_n_layers=1),
