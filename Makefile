@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: test test-all lint format bench clean
+.PHONY: test test-all parity lint format bench clean
 
 test: $(INSTALLED)  ## everything that runs in minutes
 	$(BIN)/python -m pytest -q
 
 test-all: $(INSTALLED)  ## with full-size models and long runs
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+parity: $(INSTALLED)  ## the README's table of differences from the reference
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/models/test_parity.py \
+		tests/test_predictor.py tests/test_automatic_mask_generator.py
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

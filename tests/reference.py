@@ -8,7 +8,7 @@ import torch
 from samjax.convert.reference import build_reference
 from samjax.models import ImageEncoderViTConfig, SamConfig
 
-EMBEDDING_SCALE = 0.05
+SIZE_OF_TRAINED = 0.05
 
 _REPOSITORY = Path(__file__).parents[1]
 _WEIGHTS = Path("shared/weights/prompt_guided_mask_decoder.pt")
@@ -28,16 +28,19 @@ def random_reference(config: SamConfig, seed: int) -> torch.nn.Module:
     return model.requires_grad_(False)
 
 
-def trained_reference(config: SamConfig, seed: int) -> torch.nn.Module:
+def trained_reference(
+    config: SamConfig, seed: int, *, embedding_scale: float = 1.0
+) -> torch.nn.Module:
     """`random_reference` with the trained prompt encoder and mask decoder; only the ViT is random.
 
-    The embedding is scaled down to the size that the decoder was trained on; otherwise it drowns
-    the prompts, and every mask is noise over the whole picture. Skips the test where the weights
+    With an `embedding_scale` of `SIZE_OF_TRAINED` the embedding is as small as those that the
+    decoder was trained on; otherwise it drowns the prompts, logits are large and every mask is
+    noise over the whole picture, which no suppression of duplicates leaves standing. Skips the test where the weights
     are not there. `config` needs the published decoder's sizes, as `trained_config` has.
     """
     model = random_reference(config, seed)
     for parameter in model.image_encoder.neck[3].parameters():
-        parameter.mul_(EMBEDDING_SCALE)
+        parameter.mul_(embedding_scale)
     trained = torch.load(_find_weights(), weights_only=True, map_location="cpu")
     model.prompt_encoder.load_state_dict(trained["PromtEncoder"])
     model.mask_decoder.load_state_dict(trained["MaskDecoder"])

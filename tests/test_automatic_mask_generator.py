@@ -8,7 +8,7 @@ import segment_anything
 from pycocotools import mask as coco
 
 import samjax
-from reference import trained_config, trained_reference
+from reference import SIZE_OF_TRAINED, trained_config, trained_reference
 from samjax import SamAutomaticMaskGenerator, inference
 from samjax.convert import from_state_dict
 from samjax.images import read_image
@@ -22,7 +22,9 @@ KEYS = {
 
 @functools.lru_cache
 def models(image_size):
-    reference = trained_reference(trained_config(image_size), seed=0)
+    reference = trained_reference(
+        trained_config(image_size), seed=0, embedding_scale=SIZE_OF_TRAINED
+    )
     return reference, from_state_dict(reference.state_dict())
 
 
@@ -75,7 +77,7 @@ def check_same(ours, theirs):
 
 @pytest.mark.parametrize("layers", [0, 1], ids=["whole", "crops"])
 @pytest.mark.parametrize("picture", ["truck.jpg", "groceries.jpg"])
-def test_same_records_as_reference(shared_dir, picture, layers, capsys):
+def test_same_records_as_reference(shared_dir, picture, layers, measured):
     image = read_image(shared_dir / "data/images" / picture)
     ours, theirs = generate_both(
         image, points_per_side=12, crop_n_layers=layers, crop_n_points_downscale_factor=2,
@@ -83,12 +85,11 @@ def test_same_records_as_reference(shared_dir, picture, layers, capsys):
     )  # fmt: skip
     assert len(theirs) >= 50
     flipped, scores = check_same(ours, theirs)
-    with capsys.disabled():
-        area = sum(record["area"] for record in theirs)
-        print(
-            f"\n{picture}, {len(theirs)} masks: {flipped} of {area} pixels differ, and "
-            f"{scores} stability scores by one or two"
-        )
+    area = sum(record["area"] for record in theirs)
+    measured(
+        f"everything on {picture}, {layers} crop layers: {len(ours)} of {len(theirs)} records; "
+        f"{flipped} of {area} mask pixels differ, {scores} stability scores by a pixel or two"
+    )
     # Logits agree to 1e-3 on a scale of 100; only a pixel that close to the threshold can flip.
     assert flipped <= 1e-4 * area
 
@@ -96,12 +97,16 @@ def test_same_records_as_reference(shared_dir, picture, layers, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", [0, 1], ids=["whole", "crops"])
 @pytest.mark.parametrize("picture", ["truck.jpg", "groceries.jpg"])
-def test_same_records_at_full_size(shared_dir, picture, layers):
+def test_same_records_at_full_size(shared_dir, picture, layers, measured):
     """Input of 1024 pixels and Meta's grid of 32 points a side."""
     image = read_image(shared_dir / "data/images" / picture)
     ours, theirs = generate_both(image, 1024, crop_n_layers=layers, **LOW)
     assert len(theirs) >= 50
-    check_same(ours, theirs)
+    flipped, scores = check_same(ours, theirs)
+    measured(
+        f"everything on {picture}, 1024 pixels, 32x32 points, {layers} crop layers: {len(ours)} "
+        f"of {len(theirs)} records; {flipped} mask pixels and {scores} stability scores differ"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def as_arrays(prompt):
     return {name: np.array(value) for name, value in prompt.items()}
 
 
-def check(ours, theirs, prompt, **options):
+def check(measured, name, ours, theirs, prompt, **options):
     """Masks agree but for pixels whose logit is as near to zero as the logits agree."""
     prompt = as_arrays(prompt)
     masks, ious, low_res = ours.predict(**prompt, **options)
@@ -46,6 +46,11 @@ def check(ours, theirs, prompt, **options):
     assert 50 < np.abs(expected_low_res).max() < 500
     np.testing.assert_allclose(low_res, expected_low_res, rtol=0, atol=2e-3)
     np.testing.assert_allclose(ious, expected_ious, rtol=0, atol=1e-5)
+    measured(
+        f"trained decoder, {name}: logits differ by {np.abs(low_res - expected_low_res).max():.1e} "
+        f"on a scale of {np.abs(expected_low_res).max():.0f}, IoU predictions by "
+        f"{np.abs(ious - expected_ious).max():.1e}"
+    )
     assert masks.shape == expected.shape and masks.dtype == expected.dtype
     if options.get("return_logits"):
         np.testing.assert_allclose(masks, expected, rtol=0, atol=2e-3)
@@ -58,22 +63,24 @@ def check(ours, theirs, prompt, **options):
 
 @pytest.mark.parametrize("multimask_output", [True, False], ids=["multi", "single"])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_same_as_reference(pair, prompt, multimask_output):
+def test_same_as_reference(pair, measured, prompt, multimask_output):
     theirs, ours = pair
-    check(ours, theirs, PROMPTS[prompt], multimask_output=multimask_output)
+    name = f"{prompt}, {'multi' if multimask_output else 'single'} mask"
+    check(measured, name, ours, theirs, PROMPTS[prompt], multimask_output=multimask_output)
 
 
-@pytest.mark.parametrize("prompt", [{}, *PROMPTS.values()], ids=["alone", *PROMPTS])
-def test_mask_prompt(pair, prompt):
+@pytest.mark.parametrize("prompt", ["nothing", *PROMPTS])
+def test_mask_prompt(pair, measured, prompt):
     theirs, ours = pair
     _, ious, low_res = theirs.predict(**as_arrays(POINT))
     mask = low_res[ious.argmax()][None]
-    check(ours, theirs, prompt | {"mask_input": mask}, multimask_output=False)
+    whole = PROMPTS.get(prompt, {}) | {"mask_input": mask}
+    check(measured, f"mask and {prompt}", ours, theirs, whole, multimask_output=False)
 
 
-def test_logits(pair):
+def test_logits(pair, measured):
     theirs, ours = pair
-    check(ours, theirs, POINT, return_logits=True)
+    check(measured, "full-resolution logits", ours, theirs, POINT, return_logits=True)
 
 
 def test_embedding_and_sizes(pair):

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from samjax.models.attention import attend
 from samjax.models.config import Dtype, ImageEncoderViTConfig
 from samjax.models.layers import LayerNorm, Mlp, at_least_float32, conv, gelu, linear
 
@@ -92,22 +93,15 @@ class RelativePositionAttention(nnx.Module):
 
     def __call__(self, x_BHWD: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
         batch, height, width, channels = x_BHWD.shape
-        heads = self.num_heads
-        qkv = self.qkv(x_BHWD).reshape(batch, height * width, 3, heads, channels // heads)
-        q_BQNd, k_BKNd, v_BKNd = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        q_BHWNd = q_BQNd.reshape(batch, height, width, heads, -1)
-        r_h = relative_positions(self.rel_pos_h[...], height).astype(q_BQNd.dtype)
-        r_w = relative_positions(self.rel_pos_w[...], width).astype(q_BQNd.dtype)
-        bias_h = jnp.einsum("bhwnd,hkd->bnhwk", q_BHWNd, r_h)
-        bias_w = jnp.einsum("bhwnd,wkd->bnhwk", q_BHWNd, r_w)
-
-        scale = (channels // heads) ** -0.5
-        logits = jnp.einsum("bqnd,bknd->bnqk", q_BQNd * scale, k_BKNd)
-        logits = logits.reshape(batch, heads, height, width, height, width)
-        logits = logits + bias_h[..., :, None] + bias_w[..., None, :]
-        logits = logits.reshape(batch, heads, height * width, height * width)
-        weights = jax.nn.softmax(at_least_float32(logits)).astype(v_BKNd.dtype)
-        return self.proj(jnp.einsum("bnqk,bknd->bqnd", weights, v_BKNd).reshape(x_BHWD.shape))
+        heads, head_dim = self.num_heads, channels // self.num_heads
+        qkv = self.qkv(x_BHWD).reshape(batch, height, width, 3, heads, head_dim)
+        q_BHWNd, k_BHWNd, v_BHWNd = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
+        r_h = relative_positions(self.rel_pos_h[...], height).astype(qkv.dtype)
+        r_w = relative_positions(self.rel_pos_w[...], width).astype(qkv.dtype)
+        bias_h = jnp.einsum("bhwnd,hkd->bhwnk", q_BHWNd, r_h)
+        bias_w = jnp.einsum("bhwnd,wkd->bhwnk", q_BHWNd, r_w)
+        out_BHWNd = attend(q_BHWNd * head_dim**-0.5, k_BHWNd, v_BHWNd, bias_h, bias_w)
+        return self.proj(out_BHWNd.reshape(x_BHWD.shape))
 
 
 def relative_positions(

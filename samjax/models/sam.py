@@ -1,6 +1,8 @@
 """Segment Anything, the three modules together (reference: `Sam`)."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -23,9 +25,11 @@ class Sam(nnx.Module):
         self.prompt_encoder = PromptEncoder(cfg, rngs=rngs)
         self.mask_decoder = MaskDecoder(cfg, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "B S S 3"], prompts: Prompts) -> Predictions:
+    def __call__(
+        self, images: Float[Array | np.ndarray, "B S S 3"], prompts: Prompts
+    ) -> Predictions:
         """`prompts` have leading axes (B, P); the masks come as (B, P, M, h, w)."""
-        return jax.vmap(self.decode)(self.image_encoder(images), prompts)
+        return jax.vmap(self.decode)(self.image_encoder(jnp.asarray(images)), prompts)
 
     def decode(self, image_embeddings: Float[Array, "H W D"], prompts: Prompts) -> Predictions:
         """Every prompt of one picture: `prompts` have one leading axis (P,)."""

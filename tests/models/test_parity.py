@@ -178,7 +178,7 @@ def test_whole_model(pair):
         close(chosen.iou_predictions[b], ious, 2e-5)
 
 
-def check_full_size(config, capsys, name):
+def check_full_size(config, measured, name):
     reference = random_reference(config, seed=0)
     model = from_state_dict(reference.state_dict())
     assert model.config == config
@@ -188,10 +188,10 @@ def check_full_size(config, capsys, name):
     ours = inference.encode_images(model.params, images)
     difference = np.abs(np.moveaxis(np.asarray(ours), -1, 1) - theirs.numpy()).max()
     largest = theirs.abs().max().item()
-    with capsys.disabled():
-        print(
-            f"\n{name}: embedding differs by {difference:.2e} at most; largest value {largest:.2f}"
-        )
+    measured(
+        f"{name}, random weights: image embedding differs by {difference:.1e} at most, "
+        f"{difference / largest:.1e} of its largest value"
+    )
     assert difference <= 1e-4 * largest
 
     coords = np.array([[[[500.0, 375.0], [0, 0]]]], np.float32)
@@ -208,15 +208,15 @@ def check_full_size(config, capsys, name):
     close(result.iou_predictions[0], ious, 1e-4)
 
 
-def test_vit_b(capsys):
-    check_full_size(SamConfig.vit_b(), capsys, "ViT-B")
+def test_vit_b(measured):
+    check_full_size(SamConfig.vit_b(), measured, "ViT-B")
 
 
 @pytest.mark.slow
-def test_vit_l(capsys):
-    check_full_size(SamConfig.vit_l(), capsys, "ViT-L")
+def test_vit_l(measured):
+    check_full_size(SamConfig.vit_l(), measured, "ViT-L")
 
 
 @pytest.mark.slow
-def test_vit_h(capsys):
-    check_full_size(SamConfig.vit_h(), capsys, "ViT-H")
+def test_vit_h(measured):
+    check_full_size(SamConfig.vit_h(), measured, "ViT-H")
