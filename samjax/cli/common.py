@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from samjax.cli.progress import waiting
+
 if TYPE_CHECKING:
     import samjax.checkpoint
     import samjax.models.config
@@ -12,7 +14,8 @@ def load_model(source: str) -> "samjax.checkpoint.Model":
     """Loads, and says what."""
     from samjax.checkpoint import load
 
-    model = load(source)
+    with waiting(f"loading {source}"):
+        model = load(source)
     print(f"loaded {source}: {summary(model)}", flush=True)
     return model
 

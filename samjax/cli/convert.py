@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from samjax.cli.common import size_text, summary
+from samjax.cli.progress import waiting
 
 VERIFY_LIMIT = 1e-3
 """Largest difference that `--verify` lets pass, as a share of the largest value."""
@@ -36,9 +37,10 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from samjax.convert import convert
 
-    done = convert(
-        args.source, args.target, to=args.to, overwrite=args.overwrite, verify=args.verify
-    )
+    with waiting(f"converting {args.source}"):
+        done = convert(
+            args.source, args.target, to=args.to, overwrite=args.overwrite, verify=args.verify
+        )
     size = size_text(done.model.num_bytes)
     print(
         f"converted {done.source} to {done.target} ({done.format}): {summary(done.model)}, {size}"

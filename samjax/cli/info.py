@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samjax.cli.common import architecture, dtypes, load_model, size_text
+from samjax.cli.progress import waiting
 
 if TYPE_CHECKING:
     import samjax.checkpoint
@@ -44,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model)
     del model
     print(f"working memory, beside the parameters, on {jax.default_backend()}", flush=True)
-    for name, size in working_memory(shapes).items():
+    with waiting("compiling"):
+        sizes = working_memory(shapes)
+    for name, size in sizes.items():
         text = "the compiler does not say" if size is None else size_text(size)
         print(f"{'  ' + name:<{_WIDTH}}{text}", flush=True)
     return 0

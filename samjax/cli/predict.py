@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from samjax.cli.common import load_model
+from samjax.cli.progress import waiting
 
 STABILITY_OFFSET = 1.0
 """In logits, as the generator's default."""
@@ -87,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
     )
 
     predictor = SamPredictor(load_model(args.model))
-    predictor.set_image(image)
+    with waiting(f"encoding {args.image}"):
+        predictor.set_image(image)
     multimask = _is_one_point(prompts) if args.multimask is None else args.multimask
     records, low_res_masks = [], []
-    for prompt in prompts:
+    for prompt in tqdm(prompts, unit="object", delay=2, disable=len(prompts) < 2):
         for record, low_res in _masks(predictor, prompt, multimask, every=args.all_masks):
             records.append(record)
             low_res_masks.append(low_res)
