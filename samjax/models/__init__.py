@@ -1,6 +1,7 @@
 """Flax NNX modules: pure, without I/O, jit or state. Layouts are NHWC, points (x, y)."""
 
-from samjax.models.config import ImageEncoderViTConfig, SamConfig
+from samjax.models.config import EfficientNetLiteConfig, ImageEncoderViTConfig, SamConfig
+from samjax.models.efficientnet_lite import ImageEncoderEfficientNetLite
 from samjax.models.image_encoder import ImageEncoderViT
 from samjax.models.layers import Buffer
 from samjax.models.mask_decoder import MaskDecoder
@@ -10,6 +11,8 @@ from samjax.models.transformer import TwoWayTransformer
 
 __all__ = [
     "Buffer",
+    "EfficientNetLiteConfig",
+    "ImageEncoderEfficientNetLite",
     "ImageEncoderViT",
     "ImageEncoderViTConfig",
     "MaskDecoder",

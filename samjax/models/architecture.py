@@ -6,7 +6,12 @@ from typing import Any
 import jax
 from flax import nnx
 
-from samjax.models.config import ImageEncoderViTConfig, SamConfig
+from samjax.models.config import (
+    EfficientNetLiteConfig,
+    ImageEncoderConfig,
+    ImageEncoderViTConfig,
+    SamConfig,
+)
 from samjax.models.layers import Buffer
 from samjax.models.params import Params, flatten, unflatten
 from samjax.models.sam import Sam
@@ -18,14 +23,16 @@ def config_from_params(params: Params) -> SamConfig:
     Leaves are anything with a `shape`. What no shape shows keeps `SamConfig`'s default: the
     decoder's heads (8 in the reference), normalization, mask threshold, `dtype`; also the window
     size if every block is global, and the width of an IoU head of a single layer. A block whose
-    window is the whole grid computes what a global one does, and is read as global.
+    window is the whole grid computes what a global one does, and is read as global. An encoder with
+    a `backbone` is an EfficientNet-Lite; its arrays fit every input size, so that it keeps that of
+    `SamConfig.nano()`, and nano's normalization: give the config where they are others.
 
     Raises `ValueError` that names the first array which is missing or contradicts the others. It
     does not compare all arrays: `differences(flatten(params), flatten(abstract_params(config)))`
     does.
     """
     sizes = _Sizes(params)
-    encoder = _image_encoder_config(sizes)
+    base, encoder = _image_encoder_config(sizes, params)
 
     sizes.read("prompt_encoder.mask_downscaling.conv2.kernel", 2, 2, "few", "mask_channels")
     sizes.read("mask_decoder.mask_tokens", "masks", "embed_dim")
@@ -38,7 +45,7 @@ def config_from_params(params: Params) -> SamConfig:
     if iou_depth > 1:
         iou_kernel = "mask_decoder.iou_prediction_head.layers.0.kernel"
         iou_width = sizes.read(iou_kernel, "embed_dim", "iou_width")["iou_width"]
-    return SamConfig(
+    return base.replace(
         image_encoder=encoder,
         mask_channels=sizes["mask_channels"],
         decoder_depth=decoder_depth,
@@ -50,7 +57,37 @@ def config_from_params(params: Params) -> SamConfig:
     )
 
 
-def _image_encoder_config(sizes: "_Sizes") -> ImageEncoderViTConfig:
+def _image_encoder_config(sizes: "_Sizes", params: Params) -> tuple[SamConfig, ImageEncoderConfig]:
+    """The encoder's config, and the model's whose other choices it keeps."""
+    encoder = params.get("image_encoder")
+    if isinstance(encoder, dict) and "backbone" in encoder:
+        return SamConfig.nano(), _efficientnet_lite_config(sizes)
+    return SamConfig(), _vit_config(sizes)
+
+
+def _efficientnet_lite_config(sizes: "_Sizes") -> EfficientNetLiteConfig:
+    backbone, neck = "image_encoder.backbone", "image_encoder.neck"
+    sizes.read(f"{backbone}.stem.kernel", 3, 3, 3, "stem_width")
+    stages = range(sizes.count(f"{backbone}.stages"))
+    widths = [
+        sizes.shape(f"{backbone}.stages.{stage}.0.project.kernel", "hidden", "width")[1]
+        for stage in stages
+    ]
+    coarser = sizes.count(f"{neck}.laterals") - 1
+    sizes.read(f"{neck}.laterals.{coarser}.kernel", widths[-1], "embed_dim")
+    sizes.read(f"{neck}.blocks.0.mlp.lin1.kernel", "embed_dim", "neck_mlp_width")
+    return EfficientNetLiteConfig(
+        stem_width=sizes["stem_width"],
+        stage_depths=tuple(sizes.count(f"{backbone}.stages.{stage}") for stage in stages),
+        stage_widths=tuple(widths),
+        output_stride=32 >> coarser,
+        out_channels=sizes["embed_dim"],
+        neck_depth=sizes.count(f"{neck}.blocks"),
+        neck_mlp_width=sizes["neck_mlp_width"],
+    )
+
+
+def _vit_config(sizes: "_Sizes") -> ImageEncoderViTConfig:
     sizes.read("image_encoder.pos_embed", 1, "grid", "grid", "width")
     sizes.read("image_encoder.patch_embed.kernel", "patch", "patch", 3, "width")
     sizes.read("image_encoder.neck.conv1.kernel", 1, 1, "width", "embed_dim")

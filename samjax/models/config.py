@@ -59,15 +59,85 @@ class ImageEncoderViTConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EfficientNetLiteConfig:
+    """EfficientNet-Lite (Tan and Le 2019, table 1) and a neck that sums its coarse features.
+
+    Seven stages of `stage_depths` blocks that end in `stage_widths` channels, after a first
+    convolution to `stem_width`; kernels, strides and expansion are the same in every variant. The
+    embedding's side is an `output_stride`-th (4, 8, 16 or 32) of `image_size`, which is in pixels
+    and has to be a multiple of 32. The defaults are Lite0. Raises `ValueError` for sizes that do
+    not fit together.
+    """
+
+    image_size: int = 512
+    stem_width: int = 32
+    stage_depths: tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
+    stage_widths: tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+    output_stride: int = 8
+    out_channels: int = 256
+    neck_depth: int = 3
+    neck_mlp_width: int = 256
+
+    def __post_init__(self):
+        _check_divides("image_size", self.image_size, "the coarsest stride", 32)
+        if self.output_stride not in (4, 8, 16, 32):
+            raise ValueError(f"output_stride is {self.output_stride}; use 4, 8, 16 or 32.")
+        for name in ("stage_depths", "stage_widths"):
+            sizes = getattr(self, name)
+            if len(sizes) != 7 or min(sizes) < 1:
+                raise ValueError(f"{name} is {sizes}; it has to be 7 numbers of at least 1.")
+        for name in ("stem_width", "out_channels", "neck_depth", "neck_mlp_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the image embedding."""
+        return self.image_size // self.output_stride
+
+    @property
+    def feature_widths(self) -> tuple[int, ...]:
+        """Channels of the features that are summed, those of stride `output_stride` first."""
+        by_stride = {4: 1, 8: 2, 16: 4, 32: 6}
+        return tuple(
+            self.stage_widths[stage]
+            for stride, stage in by_stride.items()
+            if stride >= self.output_stride
+        )
+
+    @classmethod
+    def lite0(cls, **changes: Any) -> "EfficientNetLiteConfig":
+        return cls(**changes)
+
+    @classmethod
+    def lite1(cls, **changes: Any) -> "EfficientNetLiteConfig":
+        return cls(**{"stage_depths": (1, 3, 3, 4, 4, 5, 1)} | changes)
+
+    @classmethod
+    def lite2(cls, **changes: Any) -> "EfficientNetLiteConfig":
+        widths = (16, 24, 48, 88, 120, 208, 352)
+        return cls.lite1(**{"stage_widths": widths} | changes)
+
+
+ImageEncoderConfig = ImageEncoderViTConfig | EfficientNetLiteConfig
+
+_LITE_PIXELS = {"pixel_mean": (127.0, 127.0, 127.0), "pixel_std": (128.0, 128.0, 128.0)}
+_KINDS: dict[str, type] = {
+    "vit": ImageEncoderViTConfig,
+    "efficientnet_lite": EfficientNetLiteConfig,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamConfig:
     """Segment Anything: an image encoder, the prompt encoder and the two-way mask decoder.
 
-    `dtype` is what the modules compute in; parameters keep the type they have. "float64" needs
-    `jax_enable_x64`. `pixel_mean` and
+    The type of `image_encoder` says which one it is. `dtype` is what the modules compute in;
+    parameters keep the type they have. "float64" needs `jax_enable_x64`. `pixel_mean` and
     `pixel_std` are RGB in 0..255. `mask_threshold` is the logit above which a pixel is mask.
     """
 
-    image_encoder: ImageEncoderViTConfig = ImageEncoderViTConfig()
+    image_encoder: ImageEncoderConfig = ImageEncoderViTConfig()
     mask_channels: int = 16
     decoder_depth: int = 2
     decoder_heads: int = 8
@@ -140,16 +210,33 @@ class SamConfig:
         )  # fmt: skip
         return cls(image_encoder=encoder, decoder_mlp_width=64, iou_head_width=32, **changes)
 
+    @classmethod
+    def nano(cls, image_size: int = 512, **changes: Any) -> "SamConfig":
+        """EfficientNet-Lite0 before the published decoder; pixels are (x - 127) / 128."""
+        encoder = EfficientNetLiteConfig.lite0(image_size=image_size)
+        return cls(**{"image_encoder": encoder, **_LITE_PIXELS} | changes)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; `from_dict` reads it back."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        kind = next(kind for kind, cls in _KINDS.items() if type(self.image_encoder) is cls)
+        return {**values, "image_encoder": {"kind": kind, **values["image_encoder"]}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SamConfig":
-        """Raises `ValueError` that names the fields which are unknown."""
+        """An image encoder without a kind is a ViT.
+
+        Raises `ValueError` that names the fields, or the kind, which are unknown.
+        """
         values = dict(values)
-        encoder = _from_fields(ImageEncoderViTConfig, values.pop("image_encoder", {}))
-        return _from_fields(cls, {**values, "image_encoder": encoder})
+        encoder = dict(values.pop("image_encoder", {}))
+        kind = encoder.pop("kind", "vit")
+        if kind not in _KINDS:
+            raise ValueError(
+                f"image_encoder is of kind {kind!r}; this samjax knows {list(_KINDS)}. "
+                "Was it saved by a newer one?"
+            )
+        return _from_fields(cls, {**values, "image_encoder": _from_fields(_KINDS[kind], encoder)})
 
 
 def _from_fields(cls: type, values: dict[str, Any]) -> Any:

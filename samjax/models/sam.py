@@ -6,7 +6,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from samjax.models.config import SamConfig
+from samjax.models.config import EfficientNetLiteConfig, SamConfig
+from samjax.models.efficientnet_lite import ImageEncoderEfficientNetLite
 from samjax.models.image_encoder import ImageEncoderViT
 from samjax.models.mask_decoder import MaskDecoder
 from samjax.models.prompt_encoder import PromptEncoder
@@ -21,7 +22,7 @@ class Sam(nnx.Module):
     """
 
     def __init__(self, cfg: SamConfig, *, rngs: nnx.Rngs):
-        self.image_encoder = ImageEncoderViT(cfg.image_encoder, dtype=cfg.dtype, rngs=rngs)
+        self.image_encoder = _image_encoder(cfg, rngs=rngs)
         self.prompt_encoder = PromptEncoder(cfg, rngs=rngs)
         self.mask_decoder = MaskDecoder(cfg, rngs=rngs)
 
@@ -39,3 +40,11 @@ class Sam(nnx.Module):
             return self.mask_decoder(image_embeddings, image_pe, self.prompt_encoder(prompt))
 
         return jax.vmap(decode_one)(prompts)
+
+
+def _image_encoder(
+    cfg: SamConfig, *, rngs: nnx.Rngs
+) -> ImageEncoderViT | ImageEncoderEfficientNetLite:
+    if isinstance(cfg.image_encoder, EfficientNetLiteConfig):
+        return ImageEncoderEfficientNetLite(cfg.image_encoder, dtype=cfg.dtype, rngs=rngs)
+    return ImageEncoderViT(cfg.image_encoder, dtype=cfg.dtype, rngs=rngs)

@@ -1,0 +1,192 @@
+"""nano's image encoder: EfficientNet-Lite and a small neck.
+
+The backbone is EfficientNet (Tan and Le 2019, table 1; its blocks are those of MobileNetV2,
+section 3) in its Lite form: no squeeze-and-excitation, ReLU6 for swish, a stem and a last stage
+that do not grow with the depth multiplier. Names and shapes are those of the public weights.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from samjax.models.config import Dtype, EfficientNetLiteConfig
+from samjax.models.depthwise import DepthwiseConv
+from samjax.models.layers import Buffer, LayerNorm, Mlp, at_least_float32, gelu, linear
+
+KERNELS = (3, 3, 5, 3, 5, 5, 3)
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
+EXPANSION = 6
+"""Of every stage but the first, which does not expand."""
+
+FIRST_SCALE = 0.1
+"""Of the embedding: that of a trained encoder is about as small, and its decoder expects it."""
+
+
+class ImageEncoderEfficientNetLite(nnx.Module):
+    """Pictures to image embeddings: backbone, its last features at one stride, neck."""
+
+    def __init__(self, cfg: EfficientNetLiteConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
+        self.backbone = EfficientNetLite(cfg, **kw)
+        self.neck = Neck(cfg, **kw)
+        self.dtype = dtype
+
+    def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B H W D"]:
+        """Pictures as ((x - 127) / 128), zero-padded, to embeddings of an `output_stride`-th side.
+
+        They are float32 where the computation is in half precision.
+        """
+        return at_least_float32(self.neck(self.backbone(images.astype(self.dtype))))
+
+
+class EfficientNetLite(nnx.Module):
+    """The backbone without its classifier."""
+
+    def __init__(self, cfg: EfficientNetLiteConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
+        self.stem = nnx.Conv(
+            3, cfg.stem_width, (3, 3), strides=2, padding="SAME", use_bias=False, **kw
+        )
+        self.stem_norm = FrozenBatchNorm(cfg.stem_width, dtype=dtype)
+        stages, d_in = [], cfg.stem_width
+        for stage, (depth, width) in enumerate(
+            zip(cfg.stage_depths, cfg.stage_widths, strict=True)
+        ):
+            blocks = []
+            for block in range(depth):
+                blocks.append(
+                    MbConv(
+                        d_in, width, KERNELS[stage], stride=STRIDES[stage] if block == 0 else 1,
+                        expansion=EXPANSION if stage else 1, **kw,
+                    )
+                )  # fmt: skip
+                d_in = width
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+
+    def __call__(self, x: Float[Array, "B S S 3"]) -> tuple[Float[Array, "B _ _ _"], ...]:
+        """Features of strides 2, 4, 8, 16 and 32: the last ones of that size."""
+        x = relu6(self.stem_norm(self.stem(x)))
+        features = []
+        for blocks, stride in zip(self.stages, STRIDES, strict=True):
+            if stride > 1:
+                features.append(x)
+            for block in blocks:
+                x = block(x)
+        return (*features, x)
+
+
+class MbConv(nnx.Module):
+    """Wider by a 1x1 convolution, depthwise, narrower again (MobileNetV2, figure 4)."""
+
+    def __init__(
+        self, d_in: int, d_out: int, size: int, *, stride: int, expansion: int, dtype: Dtype,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
+        hidden = expansion * d_in
+        self.expand = pointwise(d_in, hidden, **kw) if expansion > 1 else None
+        self.expand_norm = FrozenBatchNorm(hidden, dtype=dtype) if expansion > 1 else None
+        self.depthwise = DepthwiseConv(hidden, size, stride=stride, **kw)
+        self.depthwise_norm = FrozenBatchNorm(hidden, dtype=dtype)
+        self.project = pointwise(hidden, d_out, **kw)
+        self.project_norm = FrozenBatchNorm(d_out, dtype=dtype)
+        self.residual = stride == 1 and d_in == d_out
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w E"]:
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y = relu6(self.expand_norm(self.expand(y)))
+        y = relu6(self.depthwise_norm(self.depthwise(y)))
+        y = self.project_norm(self.project(y))
+        return x + y if self.residual else y
+
+
+class FrozenBatchNorm(nnx.Module):
+    """Batch norm with the statistics of an earlier training, which are constants here.
+
+    `scale` and `bias` are parameters.
+    """
+
+    def __init__(self, width: int, *, epsilon: float = 1e-3, dtype: Dtype):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.mean = Buffer(jnp.zeros(width))
+        self.var = Buffer(jnp.ones(width))
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
+        x = at_least_float32(x)
+        scale, bias, mean, var = (
+            v[...].astype(x.dtype) for v in (self.scale, self.bias, self.mean, self.var)
+        )
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+
+
+class Neck(nnx.Module):
+    """Brings the coarse features to the finest of them, sums, and smooths (Lin et al. 2017)."""
+
+    def __init__(self, cfg: EfficientNetLiteConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
+        channels = cfg.out_channels
+        self.laterals = nnx.List([linear(width, channels, **kw) for width in cfg.feature_widths])
+        self.blocks = nnx.List(
+            [NeckBlock(channels, cfg.neck_mlp_width, **kw) for _ in range(cfg.neck_depth)]
+        )
+        self.norm = LayerNorm(channels, epsilon=1e-6, dtype=dtype)
+        self.norm.scale[...] = jnp.full(channels, FIRST_SCALE)
+
+    def __call__(self, features: tuple[Float[Array, "B _ _ _"], ...]) -> Float[Array, "B H W D"]:
+        """`features` go from fine to coarse, each of half the side; the last ones are taken."""
+        used = features[-len(self.laterals) :]
+        same_width = [lateral(x) for lateral, x in zip(self.laterals, used, strict=True)]
+        x = same_width[-1]
+        for finer in reversed(same_width[:-1]):
+            x = upsample_twice(x) + finer
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class NeckBlock(nnx.Module):
+    """Depthwise 5x5, norm and MLP beside the identity (ConvNeXt, figure 4)."""
+
+    def __init__(self, width: int, hidden: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        self.depthwise = DepthwiseConv(width, 5, dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, epsilon=1e-6, dtype=dtype)
+        self.mlp = Mlp(width, hidden, gelu, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        return x + self.mlp(self.norm(self.depthwise(x)))
+
+
+def relu6(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
+    return jnp.clip(x, 0, 6)
+
+
+def pointwise(d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """A 1x1 convolution without bias, as the matrix product that it is."""
+    return nnx.Linear(d_in, d_out, use_bias=False, dtype=dtype, rngs=rngs)
+
+
+def upsample_twice(x: Float[Array, "B H W D"]) -> Float[Array, "B H2 W2 D"]:
+    """Twice the side, bilinear between pixel centres, as torch has it without `align_corners`."""
+    return _double(_double(x, 1), 2)
+
+
+def _double(x: Float[Array, "B H W D"], axis: int) -> Float[Array, "B h w D"]:
+    """Each pixel becomes two, each of them a quarter of the way to the neighbour on its side."""
+    last = x.shape[axis]
+    first_repeated = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+    last_repeated = jax.lax.slice_in_dim(x, last - 1, last, axis=axis)
+    before = jnp.concatenate(
+        [first_repeated, jax.lax.slice_in_dim(x, 0, last - 1, axis=axis)], axis
+    )
+    after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, last, axis=axis), last_repeated], axis)
+    pair = jnp.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis + 1)
+    return pair.reshape(*x.shape[:axis], 2 * last, *x.shape[axis + 1 :])
