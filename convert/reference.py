@@ -3,7 +3,7 @@
 import functools
 from typing import TYPE_CHECKING
 
-from samjax.models.config import SamConfig
+from samjax.models.config import ImageEncoderViTConfig, SamConfig
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam as ReferenceSam
@@ -12,8 +12,15 @@ if TYPE_CHECKING:
 def build_reference(config: SamConfig) -> "ReferenceSam":
     """Meta's `Sam` of the same architecture, with its own initial weights, float32, on the CPU.
 
-    Raises `ImportError` that says what to install where the package is missing.
+    Raises `ImportError` that says what to install where the package is missing, and `ValueError`
+    for an image encoder that the package does not have.
     """
+    encoder = config.image_encoder
+    if not isinstance(encoder, ImageEncoderViTConfig):
+        raise ValueError(
+            "Meta's package has ViT image encoders only; there is no original to compare a model "
+            f"with an {type(encoder).__name__} to."
+        )
     try:
         import torch
         from segment_anything import modeling
@@ -22,7 +29,6 @@ def build_reference(config: SamConfig) -> "ReferenceSam":
             "Comparing with the original needs Meta's package, which is not installed here: "
             "pip install segment-anything torch torchvision"
         ) from error
-    encoder = config.image_encoder
     grid = (encoder.grid_size, encoder.grid_size)
     image_encoder = modeling.ImageEncoderViT(
         img_size=encoder.image_size,

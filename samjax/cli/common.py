@@ -1,5 +1,6 @@
 """What the commands share: naming a model, and sizes for people to read."""
 
+import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,13 @@ def summary(model: "samjax.checkpoint.Model") -> str:
 
 
 def architecture(config: "samjax.models.config.SamConfig") -> str | None:
-    """ "ViT-B", "ViT-L" or "ViT-H"; None for other encoders. The input size makes no difference."""
-    from samjax.models import SamConfig
+    """ "ViT-B", "ViT-L", "ViT-H" or "nano"; None for others. The input size makes no difference."""
+    from samjax.models import EfficientNetLiteConfig, SamConfig
 
-    def shape(config: SamConfig) -> tuple[int, ...]:
+    def shape(config: SamConfig) -> object:
         encoder = config.image_encoder
+        if isinstance(encoder, EfficientNetLiteConfig):
+            return dataclasses.replace(encoder, image_size=EfficientNetLiteConfig.image_size)
         return (encoder.width, encoder.depth, encoder.num_heads, encoder.mlp_width,
                 encoder.patch_size)  # fmt: skip
 
@@ -41,6 +44,7 @@ def architecture(config: "samjax.models.config.SamConfig") -> str | None:
         "ViT-B": SamConfig.vit_b(),
         "ViT-L": SamConfig.vit_l(),
         "ViT-H": SamConfig.vit_h(),
+        "nano": SamConfig.nano(),
     }
     return next((name for name, other in published.items() if shape(other) == shape(config)), None)
 
@@ -68,5 +72,9 @@ def number(count: int, noun: str) -> str:
 
 
 def _unnamed(config: "samjax.models.config.SamConfig") -> str:
+    from samjax.models import EfficientNetLiteConfig
+
     encoder = config.image_encoder
+    if isinstance(encoder, EfficientNetLiteConfig):
+        return f"EfficientNet-Lite of {number(sum(encoder.stage_depths), 'block')}"
     return f"ViT of {encoder.depth} blocks and width {encoder.width}"

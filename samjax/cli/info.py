@@ -9,6 +9,7 @@ from samjax.cli.progress import waiting
 
 if TYPE_CHECKING:
     import samjax.checkpoint
+    import samjax.models.config
 
 CLICKS = 64
 """Prompts of one point for which decoding is measured: the generator's default batch."""
@@ -57,19 +58,14 @@ def description(model: "samjax.checkpoint.Model") -> dict[str, str]:
     """What shows in the arrays and the config, in lines."""
     import jax
 
-    config, encoder = model.config, model.config.image_encoder
-    layers = ", ".join(map(str, encoder.global_layers)) or "none"
+    config = model.config
     parts = {
         name: sum(leaf.size for leaf in jax.tree.leaves(model.params[name]))
         for name in ("image_encoder", "prompt_encoder", "mask_decoder")
     }
     return {
-        "architecture": f"Segment Anything, {architecture(config) or 'ViT of its own size'}",
-        "image encoder": f"ViT, {encoder.depth} blocks of width {encoder.width}, "
-        f"{encoder.num_heads} heads, MLP of {encoder.mlp_width}, "
-        f"patches of {encoder.patch_size} pixels",
-        "  attention": f"windows of {encoder.window_size} patches; the whole picture in "
-        f"blocks {layers}",
+        "architecture": f"Segment Anything, {architecture(config) or _of_its_own_size(config)}",
+        **_encoder_lines(config),
         "mask decoder": f"{config.decoder_depth} two-way blocks of width {config.embed_dim}, "
         f"{config.decoder_heads} heads, {config.num_multimask_outputs} masks for a prompt and 1",
         "parameters": f"{model.num_parameters:,}",
@@ -79,6 +75,35 @@ def description(model: "samjax.checkpoint.Model") -> dict[str, str]:
         "image embedding": f"{config.grid_size} x {config.grid_size} x {config.embed_dim}",
         "low-res masks": f"{config.low_res_size} x {config.low_res_size}",
         "size in memory": size_text(model.num_bytes),
+    }
+
+
+def _of_its_own_size(config: "samjax.models.config.SamConfig") -> str:
+    from samjax.models import ImageEncoderViTConfig
+
+    is_vit = isinstance(config.image_encoder, ImageEncoderViTConfig)
+    return f"{'ViT' if is_vit else 'EfficientNet-Lite'} of its own size"
+
+
+def _encoder_lines(config: "samjax.models.config.SamConfig") -> dict[str, str]:
+    from samjax.models import EfficientNetLiteConfig
+
+    encoder = config.image_encoder
+    if isinstance(encoder, EfficientNetLiteConfig):
+        return {
+            "image encoder": f"EfficientNet-Lite, {sum(encoder.stage_depths)} blocks in "
+            f"{len(encoder.stage_depths)} stages of widths "
+            f"{', '.join(map(str, encoder.stage_widths))}",
+            "  neck": f"strides {encoder.output_stride} to 32 at stride {encoder.output_stride}, "
+            f"{encoder.neck_depth} blocks of width {encoder.out_channels}",
+        }
+    layers = ", ".join(map(str, encoder.global_layers)) or "none"
+    return {
+        "image encoder": f"ViT, {encoder.depth} blocks of width {encoder.width}, "
+        f"{encoder.num_heads} heads, MLP of {encoder.mlp_width}, "
+        f"patches of {encoder.patch_size} pixels",
+        "  attention": f"windows of {encoder.window_size} patches; the whole picture in "
+        f"blocks {layers}",
     }
 
 
