@@ -121,7 +121,10 @@ class EfficientNetLiteConfig:
 
 ImageEncoderConfig = ImageEncoderViTConfig | EfficientNetLiteConfig
 
-_LITE_PIXELS = {"pixel_mean": (127.0, 127.0, 127.0), "pixel_std": (128.0, 128.0, 128.0)}
+_LITE_PIXELS: dict[str, Any] = {
+    "pixel_mean": (127.0, 127.0, 127.0),
+    "pixel_std": (128.0, 128.0, 128.0),
+}
 _KINDS: dict[str, type] = {
     "vit": ImageEncoderViTConfig,
     "efficientnet_lite": EfficientNetLiteConfig,
@@ -214,7 +217,7 @@ class SamConfig:
     def nano(cls, image_size: int = 512, **changes: Any) -> "SamConfig":
         """EfficientNet-Lite0 before the published decoder; pixels are (x - 127) / 128."""
         encoder = EfficientNetLiteConfig.lite0(image_size=image_size)
-        return cls(**{"image_encoder": encoder, **_LITE_PIXELS} | changes)
+        return cls(**_LITE_PIXELS | {"image_encoder": encoder} | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values; `from_dict` reads it back."""
