@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from pycocotools import mask as coco
 from tqdm import tqdm
 
 from samjax import inference
@@ -14,17 +15,15 @@ from samjax.checkpoint import Model
 from samjax.images import read_image
 from samjax.postprocess import (
     Rle,
-    area_from_rle,
     box_area,
     box_xyxy_to_xywh,
     build_all_layer_point_grids,
-    coco_encode_rle,
+    compress_mask,
     generate_crop_boxes,
     is_box_near_crop_edge,
-    mask_to_rle,
     nms,
     remove_small_regions,
-    rle_to_mask,
+    uncompress_rle,
     uncrop_mask,
 )
 from samjax.predictor import SamPredictor
@@ -37,7 +36,9 @@ MASKS_AT_ONCE = 8
 
 
 class Masks(NamedTuple):
-    """Masks that have been kept, in the whole picture's coordinates, one entry in each column."""
+    """Masks that have been kept, in the whole picture's coordinates, one entry in each column.
+
+    Run lengths are compressed: as lists, those of a thousand ragged masks take gigabytes."""
 
     rles: list[Rle]
     boxes: Int[np.ndarray, "N 4"]
@@ -236,7 +237,7 @@ class SamAutomaticMaskGenerator:
         keep = np.flatnonzero(keep[: len(some)])
         x0, y0, _, _ = crop_box
         return Masks(
-            [mask_to_rle(uncrop_mask(binary[i], crop_box, size)) for i in keep],
+            [compress_mask(uncrop_mask(binary[i], crop_box, size)) for i in keep],
             boxes[keep] + np.array([x0, y0, x0, y0]),
             ious[some][keep],
             points[keep] + np.array([x0, y0]),
@@ -249,11 +250,11 @@ class SamAutomaticMaskGenerator:
         rles, boxes, unchanged = [], np.zeros_like(masks.boxes), np.ones(len(masks.rles), bool)
         for i, rle in enumerate(masks.rles):
             mask, filled = remove_small_regions(
-                rle_to_mask(rle), self.min_mask_region_area, mode="holes"
+                _decode(rle), self.min_mask_region_area, mode="holes"
             )
             mask, dropped = remove_small_regions(mask, self.min_mask_region_area, mode="islands")
             unchanged[i] = not (filled or dropped)
-            rles.append(rle if unchanged[i] else mask_to_rle(mask))
+            rles.append(rle if unchanged[i] else compress_mask(mask))
             boxes[i] = _box(mask)
         threshold = max(self.box_nms_thresh, self.crop_nms_thresh)
         kept = nms(boxes, unchanged.astype(np.float32), threshold)
@@ -263,13 +264,13 @@ class SamAutomaticMaskGenerator:
     def _record(self, masks: Masks, i: int) -> dict[str, Any]:
         rle = masks.rles[i]
         encode = {
-            "binary_mask": rle_to_mask,
-            "uncompressed_rle": lambda rle: rle,
-            "coco_rle": coco_encode_rle,
+            "binary_mask": _decode,
+            "uncompressed_rle": uncompress_rle,
+            "coco_rle": lambda rle: rle,
         }[self.output_mode]
         return {
             "segmentation": encode(rle),
-            "area": area_from_rle(rle),
+            "area": int(coco.area(rle)),
             "bbox": box_xyxy_to_xywh(masks.boxes[i]).tolist(),
             "predicted_iou": float(masks.iou_predictions[i]),
             "point_coords": [masks.points[i].tolist()],
@@ -300,6 +301,10 @@ def _point_grids(
         if not ((grid >= 0) & (grid <= 1)).all():
             raise ValueError("a point grid has values outside [0, 1]; they are shares of a side.")
     return grids
+
+
+def _decode(rle: Rle) -> Bool[np.ndarray, "H W"]:
+    return coco.decode(rle).astype(bool)
 
 
 def _box(mask: np.ndarray) -> Int[np.ndarray, "4"]:

@@ -95,17 +95,21 @@ def test_same_records_as_reference(shared_dir, picture, layers, measured):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layers", [0, 1], ids=["whole", "crops"])
+@pytest.mark.parametrize("layers, side", [(0, 32), (1, 16)], ids=["whole", "crops"])
 @pytest.mark.parametrize("picture", ["truck.jpg", "groceries.jpg"])
-def test_same_records_at_full_size(shared_dir, picture, layers, measured):
-    """Input of 1024 pixels and Meta's grid of 32 points a side."""
+def test_same_records_at_full_size(shared_dir, picture, layers, side, measured):
+    """Input of 1024 pixels; Meta's grid of 32 points a side, or crops with a smaller one."""
     image = read_image(shared_dir / "data/images" / picture)
-    ours, theirs = generate_both(image, 1024, crop_n_layers=layers, **LOW)
+    ours, theirs = generate_both(
+        image, 1024, points_per_side=side, crop_n_layers=layers,
+        crop_n_points_downscale_factor=2, **LOW,
+    )  # fmt: skip
     assert len(theirs) >= 50
     flipped, scores = check_same(ours, theirs)
     measured(
-        f"everything on {picture}, 1024 pixels, 32x32 points, {layers} crop layers: {len(ours)} "
-        f"of {len(theirs)} records; {flipped} mask pixels and {scores} stability scores differ"
+        f"everything on {picture}, 1024 pixels, {side}x{side} points, {layers} crop layers: "
+        f"{len(ours)} of {len(theirs)} records; {flipped} mask pixels and {scores} stability "
+        "scores differ"
     )
 
 

@@ -25,8 +25,10 @@ from samjax.postprocess.rle import (
     Rle,
     area_from_rle,
     coco_encode_rle,
+    compress_mask,
     mask_to_rle,
     rle_to_mask,
+    uncompress_rle,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "build_all_layer_point_grids",
     "build_point_grid",
     "coco_encode_rle",
+    "compress_mask",
     "generate_crop_boxes",
     "is_box_near_crop_edge",
     "mask_to_rle",
@@ -46,6 +49,7 @@ __all__ = [
     "remove_small_regions",
     "rle_to_mask",
     "stability_score",
+    "uncompress_rle",
     "uncrop_boxes_xyxy",
     "uncrop_mask",
     "uncrop_points",

@@ -34,6 +34,24 @@ def mask_to_rle(mask: Bool[np.ndarray, "H W"]) -> Rle:
     return {"size": [height, width], "counts": [0, *counts] if pixels[0] else counts}
 
 
+def compress_mask(mask: Bool[np.ndarray, "H W"]) -> Rle:
+    """The compressed run lengths of a mask, "counts" as str: a byte or two for each run.
+
+    Quicker and far smaller than the list of `mask_to_rle`; masks in Fortran order are read in
+    place. Raises ValueError for a mask without pixels.
+    """
+    height, width = mask.shape
+    if mask.size == 0:
+        raise ValueError(f"a mask of {height} x {width} pixels has no runs")
+    compressed = coco.encode(np.asfortranarray(mask).view(np.uint8))
+    return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
+
+
+def uncompress_rle(rle: Rle) -> Rle:
+    """Either form to run lengths in a list."""
+    return {"size": list(rle["size"]), "counts": _runs(rle)}
+
+
 def rle_to_mask(rle: Rle) -> Bool[np.ndarray, "H W"]:
     """The mask of either form, in Fortran order (reference: `amg.rle_to_mask`).
 

@@ -6,7 +6,14 @@ import torch
 from pycocotools import mask as coco
 from segment_anything.utils import amg
 
-from samjax.postprocess.rle import area_from_rle, coco_encode_rle, mask_to_rle, rle_to_mask
+from samjax.postprocess.rle import (
+    area_from_rle,
+    coco_encode_rle,
+    compress_mask,
+    mask_to_rle,
+    rle_to_mask,
+    uncompress_rle,
+)
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (7, 5), (40, 63), (129, 200)]
 
@@ -87,3 +94,22 @@ def test_damaged_runs_are_refused(counts, message):
 def test_a_mask_without_pixels_is_refused(shape):
     with pytest.raises(ValueError, match="has no runs"):
         mask_to_rle(np.zeros(shape, bool))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("fill", ["random", "none", "all"])
+def test_compress_and_uncompress(order, fill):
+    mask = {
+        "random": np.random.default_rng(0).random((37, 53)) > 0.5,
+        "none": np.zeros((37, 53), bool),
+        "all": np.ones((37, 53), bool),
+    }[fill]
+    mask = np.asarray(mask, order=order)
+    compressed = compress_mask(mask)
+    assert compressed == coco_encode_rle(mask_to_rle(mask))
+    assert uncompress_rle(compressed) == mask_to_rle(mask) == uncompress_rle(mask_to_rle(mask))
+
+
+def test_compress_nothing():
+    with pytest.raises(ValueError, match="0 x 5"):
+        compress_mask(np.zeros((0, 5), bool))
