@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from samjax import __version__
-from samjax.cli import convert, everything, info, predict
+from samjax.cli import convert, eval, everything, info, predict
 
-_COMMANDS = (convert, info, predict, everything)
+_COMMANDS = (convert, info, predict, everything, eval)
 
 
 class _UsageError(Exception):
