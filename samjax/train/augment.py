@@ -119,13 +119,35 @@ def colour(
     return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
 
 
+def moved(
+    rng: np.random.Generator,
+    image: UInt8[np.ndarray, "a b 3"],
+    mask: UInt8[np.ndarray, "a b"],
+    size: tuple[int, int],
+) -> tuple[UInt8[np.ndarray, "c d 3"], UInt8[np.ndarray, "c d"]]:
+    """An object with nothing around it, black to its left and above, so that it lies somewhere
+    within `size` (height, width), or begins at its edge where it is larger.
+
+    Unchanged where the mask is empty.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return image, mask
+    part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    before = [
+        (int(rng.integers(max(0, space - side) + 1)), 0)
+        for space, side in zip(size, mask[part].shape, strict=True)
+    ]
+    return np.pad(image[part], [*before, (0, 0)]), np.pad(mask[part], before)
+
+
 def paste(
     image: UInt8[np.ndarray, "h w 3"],
     masks: UInt8[np.ndarray, "P h w"],
     other: UInt8[np.ndarray, "a b 3"],
     other_mask: UInt8[np.ndarray, "a b"],
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "Q h w"]]:
-    """Puts the object `other_mask` of another picture over this one, at its own place.
+    """Puts the object `other_mask` of another picture over this one.
 
     Both begin at the top left corner of the model's square; what does not fit is cut off. The
     object's mask comes last, and covers the others: Q is P + 1.

@@ -203,7 +203,8 @@ def _pasted(
     rng: np.random.Generator,
     settings: ExampleSettings,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "Q h w"], list[Finding]]:
-    """With an object of `other` over it, jittered by itself; unchanged where `other` is bad."""
+    """With an object of `other` over it, jittered by itself and anywhere in the picture; unchanged
+    where `other` is bad."""
     assert settings.augmentation is not None
     try:
         image = read_picture(other)
@@ -215,6 +216,7 @@ def _pasted(
     scale = rng.uniform(*settings.augmentation.scale)
     window = augment.jitter_window(rng, other.size, settings.image_size, scale, (y, x))
     front, share = augment.resize(image, window), augment.resize(augment.coverage(mask), window)
+    front, share = augment.moved(rng, front, share, pixels.shape[:2])
     pixels, coverages = augment.paste(pixels, coverages, front, share)
     return pixels, coverages[np.roll(np.arange(len(coverages)), 1)], findings
 

@@ -152,6 +152,26 @@ def test_paste_covers():
     assert covered[1].sum() == 4 * 255 + 51
 
 
+def test_an_object_is_moved_within_the_picture():
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 256, (8, 9, 3), dtype=np.uint8)
+    mask = np.zeros((8, 9), np.uint8)
+    mask[2:5, 3:8] = 255
+    corners = set()
+    for _ in range(200):
+        part, share = augment.moved(rng, image, mask, (6, 6))
+        top, left = np.argwhere(share)[0].tolist()
+        assert share.shape == (top + 3, left + 5) and max(top + 3, left + 5) <= 6
+        np.testing.assert_array_equal(share[top:, left:], 255)
+        np.testing.assert_array_equal(part[top:, left:], image[2:5, 3:8])
+        corners.add((top, left))
+    assert corners == {(top, left) for top in range(4) for left in range(2)}
+    large, share = augment.moved(rng, image, mask, (2, 2))
+    np.testing.assert_array_equal(large, image[2:5, 3:8])
+    nothing = np.zeros_like(mask)
+    assert augment.moved(rng, image, nothing, (6, 6))[1] is nothing
+
+
 def test_copy_paste_in_an_example(record_of):
     back, front = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
     back[:, :] = True
@@ -162,13 +182,18 @@ def test_copy_paste_in_an_example(record_of):
     settings = ExampleSettings(
         64, 64, 4, Augmentation(flip=0.0, scale=(1.0, 1.0), copy_paste=1.0, **STILL)
     )
-    example = make_example(record, np.random.default_rng(0), settings, other=other)
-    assert example.valid.tolist() == [True, True, False, False]
-    np.testing.assert_array_equal(example.masks[0], front)
-    np.testing.assert_array_equal(example.masks[1], back & ~front)
-    pixels = pixels_of(example)
-    np.testing.assert_array_equal(pixels[:, :, 0], augment.coverage(back & ~front))
-    np.testing.assert_array_equal(pixels[:, :, 1], augment.coverage(front))
+    places = set()
+    for seed in range(10):
+        example = make_example(record, np.random.default_rng(seed), settings, other=other)
+        assert example.valid.tolist() == [True, True, False, False]
+        pasted, rest = example.masks[:2]
+        assert pasted.sum() == 32 * 32
+        np.testing.assert_array_equal(rest, ~pasted)
+        pixels = pixels_of(example)
+        np.testing.assert_array_equal(pixels[:, :, 0], augment.coverage(rest))
+        np.testing.assert_array_equal(pixels[:, :, 1], augment.coverage(pasted))
+        places.add(tuple(np.argwhere(pasted)[0].tolist()))
+    assert len(places) > 5
     alone = make_example(record, np.random.default_rng(0), settings)
     assert alone.valid.sum() == 1
 
