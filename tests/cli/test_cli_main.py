@@ -11,7 +11,7 @@ from samjax import cli
 from samjax.cli import common
 from samjax.models import SamConfig
 
-COMMANDS = ("convert", "info", "predict", "everything")
+COMMANDS = ("convert", "info", "predict", "everything", "eval")
 
 
 def test_version_and_help(capsys):
