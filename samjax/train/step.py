@@ -103,7 +103,7 @@ def train_step(config: SamConfig, train: TrainConfig) -> Step:
         }
         rate = learning_rate_schedule(train)(state.step)
         metrics = Metrics(
-            *means.losses, means.first_iou, means.last_iou, optax.global_norm(gradients), rate,
+            *means.losses, means.first_iou, means.last_iou, _norm(gradients), rate,
             objects,
         )  # fmt: skip
         return TrainState(trained, {}, opt_state, ema, state.step + 1, state.key), metrics
@@ -119,8 +119,15 @@ def train_step(config: SamConfig, train: TrainConfig) -> Step:
 def shard(mesh: jax.sharding.Mesh, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
     """State on every device of a mesh, pictures spread over its axis "data".
 
-    Raises `ValueError` when the pictures cannot be divided among the devices.
+    The compiler is left to spread what is computed from them (axes of type Auto), whatever the
+    types of the mesh's own axes. Raises `ValueError` when the pictures cannot be divided among the
+    devices.
     """
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     return jax.device_put(state, replicated), jax.device_put(batch, spread)
+
+
+def _norm(leaves: Leaves) -> Float[Array, ""]:
+    return jnp.sqrt(sum((jnp.sum(x * x) for x in leaves.values()), jnp.zeros(())))

@@ -248,4 +248,5 @@ def test_large_gradients_are_clipped(norm, expected):
     gradient = dict(zip(leaves, (jnp.array([3.0, 4.0]), jnp.array([12.0, 0.0])), strict=True))
     _, state = optimizer.update(gradient, optimizer.init(leaves), leaves)
     moments = next(s.mu for s in state if hasattr(s, "mu"))
-    np.testing.assert_allclose(optax.global_norm(moments), 0.1 * expected, rtol=1e-5)
+    norm = sum(float(jnp.sum(x * x)) for x in moments.values()) ** 0.5
+    np.testing.assert_allclose(norm, 0.1 * expected, rtol=1e-5)
