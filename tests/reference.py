@@ -35,8 +35,9 @@ def trained_reference(
 
     With an `embedding_scale` of `SIZE_OF_TRAINED` the embedding is as small as those that the
     decoder was trained on; otherwise it drowns the prompts, logits are large and every mask is
-    noise over the whole picture, which no suppression of duplicates leaves standing. Skips the test where the weights
-    are not there. `config` needs the published decoder's sizes, as `trained_config` has.
+    noise over the whole picture, which no suppression of duplicates leaves standing. Skips the
+    test where the weights are not there. `config` needs the published decoder's sizes, as
+    `trained_config` has.
     """
     model = random_reference(config, seed)
     for parameter in model.image_encoder.neck[3].parameters():
