@@ -282,12 +282,14 @@ def test_a_saved_state_continues_to_the_same_bits(decoder_run, tmp_path):
 
 def test_overfitting_one_batch(params):
     """A click or a box on one of two objects, with corrections: nearly all of both masks."""
-    train = SINGLE.replace(num_points=1, learning_rate=2e-3, weight_decay=0.0)
+    train = SINGLE.replace(
+        num_points=1, learning_rate=2e-3, weight_decay=0.0, decay="cosine", total_steps=200
+    )
     batch = jax.tree.map(lambda x: x[:1], some_batch())
     state = init_state(CONFIG, train, inference.init_params(CONFIG, seed=0), seed=0)
     step = train_step(CONFIG, train)
     losses, ious = [], []
-    for _ in range(400):
+    for _ in range(200):
         state, metrics = step(state, batch)
         losses.append(float(metrics.loss))
         ious.append(float(metrics.last_iou))
