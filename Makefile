@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DEMO := .venv-demo
 
-.PHONY: test test-all parity lint format bench clean
+.PHONY: test test-all parity lint format bench demo clean
 
 test: $(INSTALLED)  ## everything that runs in minutes
 	$(BIN)/python -m pytest -q
@@ -28,10 +29,22 @@ bench: $(INSTALLED)  ## the figures in the README
 	$(BIN)/python -m benchmarks.image_encoder
 	$(BIN)/python -m benchmarks.everything
 
+demo: $(DEMO)/.installed  ## a picture with the package alone: everything, a click and a box
+	$(DEMO)/bin/samjax everything docs/dogs.jpg --points-per-side 16 \
+		--output demo/everything --overwrite
+	$(DEMO)/bin/samjax predict docs/dogs.jpg --point 690 370 --output demo/click --overwrite
+	$(DEMO)/bin/samjax predict docs/dogs.jpg --box 452 186 606 582 --output demo/box --overwrite
+	@ls demo/*/dogs/overlay.png demo/*/coco.json
+
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@
 
+$(DEMO)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check -e .
+	touch $@
+
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(DEMO) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -35,6 +35,13 @@ MASKS_AT_ONCE = 8
 """Masks brought to full resolution together; memory grows with this and not with their number."""
 
 
+class MetasDefault(float):
+    """A default of Meta's, which gives way to the model's own threshold.
+
+    An equal number from a caller is a plain float, and stays.
+    """
+
+
 class Masks(NamedTuple):
     """Masks that have been kept, in the whole picture's coordinates, one entry in each column.
 
@@ -67,10 +74,11 @@ class Masks(NamedTuple):
 class SamAutomaticMaskGenerator:
     """Masks of all that is in a picture, from a grid of points on it and on crops of it.
 
-    Arguments, defaults, output modes and record keys are the reference's.
+    Arguments, defaults, output modes and record keys are the reference's. A model may carry
+    thresholds of its own (`Model.everything`), which are used where the caller names none.
 
     Args:
-      model: what `samjax.load` returns.
+      model: what `samjax.load` returns; without one the package's own, nano.
       points_per_side: points along one side of the grid; their square is the number of prompts.
         None when `point_grids` are given.
       points_per_batch: prompts decoded at a time.
@@ -92,15 +100,15 @@ class SamAutomaticMaskGenerator:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | None = None,
         points_per_side: int | None = 32,
         points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
-        stability_score_offset: float = 1.0,
-        box_nms_thresh: float = 0.7,
+        pred_iou_thresh: float = MetasDefault(0.88),
+        stability_score_thresh: float = MetasDefault(0.95),
+        stability_score_offset: float = MetasDefault(1.0),
+        box_nms_thresh: float = MetasDefault(0.7),
         crop_n_layers: int = 0,
-        crop_nms_thresh: float = 0.7,
+        crop_nms_thresh: float = MetasDefault(0.7),
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
         point_grids: list[np.ndarray] | None = None,
@@ -127,13 +135,18 @@ class SamAutomaticMaskGenerator:
             points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
         )
         self.predictor = SamPredictor(model)
+        carried = self.predictor.model.everything.to_dict()
+
+        def threshold(name: str, given: float) -> float:
+            return float(carried.get(name, given) if isinstance(given, MetasDefault) else given)
+
         self.points_per_batch = points_per_batch
-        self.pred_iou_thresh = pred_iou_thresh
-        self.stability_score_thresh = stability_score_thresh
-        self.stability_score_offset = stability_score_offset
-        self.box_nms_thresh = box_nms_thresh
+        self.pred_iou_thresh = threshold("pred_iou_thresh", pred_iou_thresh)
+        self.stability_score_thresh = threshold("stability_score_thresh", stability_score_thresh)
+        self.stability_score_offset = threshold("stability_score_offset", stability_score_offset)
+        self.box_nms_thresh = threshold("box_nms_thresh", box_nms_thresh)
         self.crop_n_layers = crop_n_layers
-        self.crop_nms_thresh = crop_nms_thresh
+        self.crop_nms_thresh = threshold("crop_nms_thresh", crop_nms_thresh)
         self.crop_overlap_ratio = crop_overlap_ratio
         self.crop_n_points_downscale_factor = crop_n_points_downscale_factor
         self.min_mask_region_area = min_mask_region_area

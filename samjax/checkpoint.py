@@ -1,12 +1,15 @@
 """Models in files: `Model`, `load` and `save_checkpoint`.
 
 A checkpoint of samjax is a directory: `params`, which Orbax writes and reads, and `samjax.json`,
-with the format's version, the config, and the size of each file in `params`.
+with the format's version, the config, the size of each file in `params`, and, where the model
+carries any, its thresholds for everything. One comes with the package: "nano".
 """
 
 import contextlib
 import dataclasses
+import functools
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -19,13 +22,20 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from samjax.models.architecture import abstract_params, buffer_names, config_from_params
-from samjax.models.config import Dtype, SamConfig
+from samjax.models.config import Dtype, EverythingThresholds, SamConfig
 from samjax.models.params import Params, describe, differences, flatten, unflatten
 
 FORMAT_VERSION = 1
 
+NANO = "nano"
+"""The name of the package's own model, which is used where none is named."""
+
+ASSETS = Path(__file__).with_name("assets")
+"""Where it lies."""
+
 _DESCRIPTION = "samjax.json"
 _PARAMS = "params"
+_EVERYTHING = "everything"
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGICS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 
@@ -37,10 +47,14 @@ class Model:
 
     A pytree whose leaves are the arrays, so that it passes through `jax.jit` and `jax.grad`.
     `params` is a nested dict of arrays (typed loosely, since JAX puts other leaves in as well).
+    `everything` are the thresholds that the generator uses where its caller names none.
     """
 
     params: Any
     config: SamConfig = dataclasses.field(metadata={"static": True})
+    everything: EverythingThresholds = dataclasses.field(
+        default=EverythingThresholds(), metadata={"static": True}
+    )
 
     @classmethod
     def from_params(cls, params: Params) -> "Model":
@@ -67,24 +81,49 @@ class Model:
         return dataclasses.replace(self, params=unflatten(cast))
 
 
-def load(source: str | os.PathLike, *, dtype: Dtype | None = None) -> Model:
+def load(source: str | os.PathLike | None = None, *, dtype: Dtype | None = None) -> Model:
     """Reads a checkpoint: a directory by `save_checkpoint`, or a `.pth` file in Meta's names.
 
     What it is shows in the content, not in the name; torch is imported only for a torch file.
+    The string "nano" is the package's own model, also where there is a file of that name, which
+    is "./nano" or a `Path`; without a source it is nano too, and that is logged once.
+
     `dtype` changes the parameters' type on the way (see `Model.astype`); otherwise they keep the
-    file's. Raises `FileNotFoundError`, and `ValueError` for what is damaged, foreign, incomplete,
-    of a newer format, or would run code; nothing in a file is ever run.
+    file's. nano's, which the package holds in half precision, become float32: the predictions are
+    the same, no call has to convert them, and training on does not round its updates.
+
+    Raises `FileNotFoundError`, and `ValueError` for what is damaged, foreign, incomplete, of a
+    newer format, or would run code; nothing in a file is ever run.
     """
     if dtype not in (None, "float32", "bfloat16", "float16"):
         raise ValueError(f"dtype is {dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
-    path = Path(source)
+    if source is None:
+        _log_default()
+        source = NANO
+    path = locate(source)
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}.")
+        raise FileNotFoundError(_no_nano(path) if source == NANO else f"There is no {path}.")
+    if source == NANO:
+        dtype = dtype or "float32"
     for kind in _SOURCES:
         if kind.recognizes(path):
             model = kind.read(path)
             return model if dtype is None else model.astype(dtype)
     raise ValueError(_unrecognized(path))
+
+
+def locate(source: str | os.PathLike) -> Path:
+    """Where `load` looks for it."""
+    return ASSETS / NANO if source == NANO else Path(source)
+
+
+def read_thresholds(source: str | os.PathLike) -> EverythingThresholds:
+    """What the model carries, without its arrays; nothing where there is no checkpoint directory.
+
+    Raises `ValueError` as `load` does.
+    """
+    path = locate(source)
+    return _read_description(path)[1] if is_checkpoint_directory(path) else EverythingThresholds()
 
 
 def save_checkpoint(path: str | os.PathLike, model: Model, *, overwrite: bool = False) -> None:
@@ -112,6 +151,7 @@ def save_checkpoint(path: str | os.PathLike, model: Model, *, overwrite: bool = 
             "format": "samjax",
             "format_version": FORMAT_VERSION,
             "config": model.config.to_dict(),
+            **({_EVERYTHING: carried} if (carried := model.everything.to_dict()) else {}),
             "files": _file_sizes(folder / _PARAMS),
         }
         (folder / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
@@ -164,7 +204,7 @@ class _Source(NamedTuple):
 
 
 def _read_directory(path: Path) -> Model:
-    config = _read_description(path)
+    config, everything = _read_description(path)
     folder = path.absolute() / _PARAMS
     with ocp.StandardCheckpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
         tree = checkpointer.metadata(folder).item_metadata.tree
@@ -177,11 +217,11 @@ def _read_directory(path: Path) -> Model:
     }
     with ocp.StandardCheckpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
         restored = checkpointer.restore(folder, _orbax_tree(unflatten(target)))
-    return Model(unflatten(flatten(restored)), config)
+    return Model(unflatten(flatten(restored)), config, everything)
 
 
-def _read_description(path: Path) -> SamConfig:
-    """The config, once the format is known and every file is there in full.
+def _read_description(path: Path) -> tuple[SamConfig, EverythingThresholds]:
+    """Config and thresholds, once the format is known and every file is there in full.
 
     Orbax itself notices a file that is cut off only while it reads, and less plainly.
     """
@@ -196,6 +236,8 @@ def _read_description(path: Path) -> SamConfig:
     with _damage(path, f"The config in its {_DESCRIPTION} cannot be used"):
         config = SamConfig.from_dict(description["config"])
         expected = dict(description["files"])
+    with _damage(path, f"The thresholds in its {_DESCRIPTION} cannot be used"):
+        everything = EverythingThresholds.from_dict(description.get(_EVERYTHING, {}))
     found = _file_sizes(path / _PARAMS)
     broken = [
         f"{_PARAMS}/{name}: {found.get(name, 'missing')}, expected {size} bytes"
@@ -207,7 +249,7 @@ def _read_description(path: Path) -> SamConfig:
             f"{path} is damaged or was not copied to its end.\n"
             f"{describe({'files that are not whole': broken})}"
         )
-    return config
+    return config, everything
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:
@@ -251,6 +293,24 @@ def _orbax_tree(params: Params) -> dict[str, Any]:
 
 def _orbax_leaf(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+
+
+@functools.cache
+def _log_default() -> None:
+    """Through logging, once: no -W error turns it into an exception, and it can be silenced."""
+    logging.getLogger("samjax").warning(
+        "samjax: no model is named, so this is %s, a small one for trying out; "
+        'samjax.load("%s") takes it without this line',
+        NANO, NANO,
+    )  # fmt: skip
+
+
+def _no_nano(path: Path) -> str:
+    return (
+        f"The model {NANO} is not in this installation of samjax: there is no {path}. Install "
+        "samjax again, or name a checkpoint"
+        + (f"; the {NANO} in this folder is ./{NANO}." if Path(NANO).exists() else ".")
+    )
 
 
 def _unrecognized(path: Path) -> str:

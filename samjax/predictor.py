@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from samjax import inference, prompts
-from samjax.checkpoint import Model
+from samjax.checkpoint import Model, load
 from samjax.images import read_image
 from samjax.transforms import ResizeLongestSide, normalize_and_pad
 from samjax.types import Predictions
@@ -35,12 +35,13 @@ class SamPredictor:
     """Encodes a picture once, then answers any number of prompts on it.
 
     Method names, arguments, defaults and return values are the reference's; arrays are NumPy's.
-    Coordinates are in pixels of the picture as it was given.
+    Coordinates are in pixels of the picture as it was given. `model` is what `samjax.load` returns;
+    without one it is the package's own, nano.
     """
 
-    def __init__(self, model: Model):
-        self.model = model
-        self.transform = ResizeLongestSide(model.config.image_size)
+    def __init__(self, model: Model | None = None):
+        self.model = load() if model is None else model
+        self.transform = ResizeLongestSide(self.model.config.image_size)
         self.reset_image()
 
     @property

@@ -1,6 +1,8 @@
 """Everything, against Meta's generator: the trained decoder behind a seeded ViT, real pictures."""
 
+import dataclasses
 import functools
+import inspect
 
 import numpy as np
 import pytest
@@ -8,16 +10,15 @@ import segment_anything
 from pycocotools import mask as coco
 
 import samjax
+from compare import KEYS, check_same
 from reference import SIZE_OF_TRAINED, trained_config, trained_reference
 from samjax import SamAutomaticMaskGenerator, inference
 from samjax.convert import from_state_dict
 from samjax.images import read_image
+from samjax.models import EverythingThresholds
 from samjax.postprocess import rle_to_mask
 
 LOW = dict(pred_iou_thresh=0.4, stability_score_thresh=0.1)
-KEYS = {
-    "segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box",
-}  # fmt: skip
 
 
 @functools.lru_cache
@@ -33,46 +34,6 @@ def generate_both(image, image_size=512, **options):
     theirs = segment_anything.SamAutomaticMaskGenerator(reference, **options).generate(image)
     ours = SamAutomaticMaskGenerator(model, **options).generate(image)
     return ours, theirs
-
-
-def iou(a, b):
-    union = np.logical_or(a, b).sum()
-    return np.logical_and(a, b).sum() / union if union else 1.0
-
-
-def check_same(ours, theirs):
-    """The same records in any order: ties in the suppression have none.
-
-    A record is found again by its point, its crop and its mask. Returns how many mask pixels
-    differ, and how many stability scores differ by more than 1e-4. Such a score is that of a small
-    mask, in which a pixel or two that lie on the score's thresholds are worth more.
-    """
-    assert len(ours) == len(theirs)
-    left = list(theirs)
-    flipped, scores = 0, 0
-    for record in ours:
-        assert set(record) == KEYS
-        same_place = [
-            other for other in left
-            if other["point_coords"] == record["point_coords"]
-            and other["crop_box"] == record["crop_box"]
-        ]  # fmt: skip
-        assert same_place, f"no record of the reference at {record['point_coords']}"
-        other = max(same_place, key=lambda o: iou(o["segmentation"], record["segmentation"]))
-        left = [o for o in left if o is not other]
-        assert iou(other["segmentation"], record["segmentation"]) >= 0.999
-        assert other["bbox"] == record["bbox"]
-        assert abs(other["predicted_iou"] - record["predicted_iou"]) < 1e-4
-        score, difference = record["stability_score"], other["stability_score"]
-        difference = abs(difference - score)
-        if difference > 1e-4:
-            assert difference * record["area"] <= 2
-            scores += 1
-        difference = (other["segmentation"] != record["segmentation"]).sum()
-        assert abs(other["area"] - record["area"]) <= difference
-        assert record["area"] == record["segmentation"].sum()
-        flipped += difference
-    return flipped, scores
 
 
 @pytest.mark.parametrize("layers", [0, 1], ids=["whole", "crops"])
@@ -239,3 +200,31 @@ def test_bad_arguments(options, words):
         SamAutomaticMaskGenerator(model, **options)
     for word in words:
         assert word in str(error.value)
+
+
+def test_the_signature_shows_metas_defaults():
+    ours = inspect.signature(SamAutomaticMaskGenerator).parameters
+    theirs = inspect.signature(segment_anything.SamAutomaticMaskGenerator).parameters
+    assert list(ours)[: len(theirs)] == list(theirs)
+    assert {n: ours[n].default for n in theirs if n != "model"} == {
+        n: p.default for n, p in theirs.items() if n != "model"
+    }
+    assert "pred_iou_thresh: float = 0.88" in str(inspect.signature(SamAutomaticMaskGenerator))
+
+
+def test_thresholds_of_the_model_where_the_caller_names_none():
+    _, model = models(512)
+    names = [field.name for field in dataclasses.fields(EverythingThresholds)]
+    carried = {name: 0.125 * (i + 1) for i, name in enumerate(names)}
+    own = dataclasses.replace(model, everything=EverythingThresholds(**carried))
+
+    def thresholds(*args, **options):
+        generator = SamAutomaticMaskGenerator(*args, **options)
+        return {name: getattr(generator, name) for name in names}
+
+    metas = thresholds(model)
+    assert metas == dict(zip(names, (0.88, 0.95, 1.0, 0.7, 0.7), strict=True))
+    assert all(type(value) is float for value in metas.values())
+    assert thresholds(own) == carried
+    assert thresholds(own, 32, 64, 0.88) == carried | {"pred_iou_thresh": 0.88}
+    assert thresholds(own, **metas) == metas

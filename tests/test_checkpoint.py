@@ -1,7 +1,9 @@
 """Checkpoint directories: what is saved comes back, and nothing is lost or half-read."""
 
+import dataclasses
 import errno
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from samjax.checkpoint import FORMAT_VERSION, Model, load, save_checkpoint
-from samjax.models import SamConfig
+from samjax.checkpoint import FORMAT_VERSION, Model, load, read_thresholds, save_checkpoint
+from samjax.models import EverythingThresholds, SamConfig
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten, unflatten
 
@@ -130,6 +132,37 @@ def test_loading_a_directory_never_imports_torch(saved):
     command = [sys.executable, "-c", program, str(saved)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.stdout.split() == ["False", "False"], result.stderr
+
+
+def test_thresholds_are_carried(tmp_path, model):
+    thresholds = EverythingThresholds(pred_iou_thresh=0.4, crop_nms_thresh=1.0)
+    carrying = dataclasses.replace(model, everything=thresholds)
+    save_checkpoint(tmp_path / "model", carrying)
+    assert_same(load(tmp_path / "model"), carrying)
+    assert load(tmp_path / "model", dtype="bfloat16").everything == thresholds
+    assert jax.jit(lambda m: m)(carrying).everything == thresholds
+    assert read_thresholds(tmp_path / "model") == thresholds
+
+
+def test_a_checkpoint_without_thresholds_is_as_before(saved, model):
+    assert "everything" not in json.loads((saved / "samjax.json").read_text())
+    assert load(saved).everything == model.everything == EverythingThresholds()
+    assert read_thresholds(saved) == read_thresholds(saved / "nowhere") == EverythingThresholds()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"points_per_side": 8}, "a model carries no points_per_side; this samjax knows pred_iou"),
+        ({"pred_iou_thresh": math.nan}, "pred_iou_thresh is nan; it has to be a finite number"),
+        ({"pred_iou_thresh": "high"}, r"(?s)thresholds in its samjax\.json cannot be used.*high"),
+        (["pred_iou_thresh"], r"thresholds in its samjax\.json cannot be used"),
+    ],
+)
+def test_thresholds_that_cannot_be_used(saved, content, message):
+    rewrite(saved, everything=content)
+    with pytest.raises(ValueError, match=message):
+        load(saved)
 
 
 def test_no_such_path(tmp_path):

@@ -37,6 +37,23 @@ def test_wheel_holds_every_module(wheel):
     assert not any(name.startswith(("tests/", "benchmarks/", "convert/")) for name in names)
 
 
+def test_wheel_holds_nano_in_few_megabytes(wheel, tmp_path):
+    if not (ROOT / "samjax/assets/nano").is_dir():
+        pytest.skip("samjax/assets/nano is not in this source tree")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    files = [file for file in (ROOT / "samjax/assets").rglob("*") if file.is_file()]
+    for file in files:
+        assert (tmp_path / file.relative_to(ROOT)).read_bytes() == file.read_bytes(), file
+    assert sum(file.stat().st_size for file in files) <= 20e6
+    code = (
+        "import samjax; model = samjax.load('nano')\n"
+        f"assert samjax.__file__.startswith({str(tmp_path)!r}), samjax.__file__\n"
+        "assert model.config == samjax.SamConfig.nano()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
 def test_wheel_imports_with_its_converter(wheel, tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(wheel)!r})\n"

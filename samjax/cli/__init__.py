@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from samjax import __version__
-from samjax.cli import convert, eval, everything, info, predict
+from samjax.cli import convert, eval, everything, info, predict, train
 
-_COMMANDS = (convert, info, predict, everything, eval)
+_COMMANDS = (convert, info, predict, everything, eval, train)
 
 
 class _UsageError(Exception):

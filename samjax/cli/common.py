@@ -1,7 +1,10 @@
 """What the commands share: naming a model, and sizes for people to read."""
 
+import argparse
 import dataclasses
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samjax.cli.progress import waiting
@@ -11,14 +14,38 @@ if TYPE_CHECKING:
     import samjax.models.config
 
 
-def load_model(source: str) -> "samjax.checkpoint.Model":
-    """Loads, and says what."""
-    from samjax.checkpoint import load
+OWN_MODEL = "nano, which comes with samjax"
+"""What is used where no model is named, as the help says it."""
 
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", "--checkpoint", help=f".pth file or Orbax folder (default: {OWN_MODEL})"
+    )
+
+
+def load_model(source: str | None) -> "samjax.checkpoint.Model":
+    """Loads, and says what. None is the package's own model."""
+    from samjax.checkpoint import NANO, load
+
+    if source is None:
+        source = NANO
+        print(
+            f"samjax: using {NANO}: small, for trying out; name a model such as "
+            "sam_vit_b_01ec64.pth for work",
+            file=sys.stderr,
+        )
     with waiting(f"loading {source}"):
         model = load(source)
     print(f"loaded {source}: {summary(model)}", flush=True)
     return model
+
+
+def model_path(source: str | None) -> Path:
+    """Where it lies, as result folders record it."""
+    from samjax.checkpoint import NANO, locate
+
+    return locate(NANO if source is None else source).resolve()
 
 
 def summary(model: "samjax.checkpoint.Model") -> str:

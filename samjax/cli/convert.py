@@ -1,4 +1,4 @@
-"""`samjax convert`: checkpoints of Meta's to Orbax and back."""
+"""`samjax convert`: checkpoints of Meta's to Orbax and back, and Orbax folders to others."""
 
 import argparse
 import sys
@@ -24,6 +24,20 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", choices=("meta", "orbax"), help="format of TARGET; by default meta if it is *.pth"
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="type of the parameters in TARGET; by default that of SOURCE",
+    )
+    parser.add_argument(
+        "--everything",
+        nargs="+",
+        type=_threshold,
+        default=[],
+        metavar="NAME=NUMBER",
+        help="thresholds for TARGET to carry, which segmenting everything then uses by default, "
+        "such as pred_iou_thresh=0.8",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint at TARGET")
     parser.add_argument(
         "--verify",
@@ -39,7 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
     with waiting(f"converting {args.source}"):
         done = convert(
-            args.source, args.target, to=args.to, overwrite=args.overwrite, verify=args.verify
+            args.source,
+            args.target,
+            to=args.to,
+            dtype=args.dtype,
+            everything=dict(args.everything),
+            overwrite=args.overwrite,
+            verify=args.verify,
         )
     size = size_text(done.model.num_bytes)
     print(
@@ -55,3 +75,11 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NUMBER") from None

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from samjax.cli.common import load_model, number
+from samjax.cli.common import add_model, load_model, number
 
 FILES = ("evaluation.csv", "evaluation.json")
 
@@ -17,11 +17,20 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         parents=[shared],
         help="mean IoU of clicks and boxes on annotated pictures",
         description="Mean IoU after 1, 3 and 5 clicks and for boxes, by Meta's protocol, on the "
-        "things of a COCO instances file.",
+        "things of annotated pictures.",
     )
-    parser.add_argument("--model", "--checkpoint", required=True, help=".pth file or Orbax folder")
-    parser.add_argument("--data", required=True, metavar="JSON", help="a COCO instances file")
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder of its pictures")
+    add_model(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="PATH",
+        help="a COCO instances file, a folder in SA-1B's layout, or one with images and masks",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of a COCO file's pictures (default: images, beside it)",
+    )
     parser.add_argument(
         "--max-pictures", type=int, metavar="N", help="only N pictures, evenly spread over the file"
     )
@@ -38,7 +47,8 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from samjax.datasets import open_coco
+    from samjax.checkpoint import NANO
+    from samjax.datasets import open_source
     from samjax.evaluate import evaluate
     from samjax.predictor import SamPredictor
 
@@ -48,14 +58,14 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{flag.replace('_', '-')} has to be at least 1, not {value}")
     if args.output:
         _check_output(Path(args.output), overwrite=args.overwrite)
-    source = open_coco(args.data, args.images)
+    source = open_source(args.data, args.images)
     if source.report.counts:
         print(source.report, file=sys.stderr)
     model = load_model(args.model)
     result = evaluate(
         SamPredictor(model),
         source,
-        model=str(args.model),
+        model=NANO if args.model is None else args.model,
         min_area=args.min_area,
         max_pictures=args.max_pictures,
         progress=True,

@@ -5,12 +5,11 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
-from samjax.cli.common import architecture, load_model, number
+from samjax.cli.common import add_model, architecture, load_model, model_path, number
 
 if TYPE_CHECKING:
     import samjax.automatic_mask_generator
@@ -32,6 +31,15 @@ GENERATOR_ARGUMENTS: dict[str, tuple[float, str]] = {
 }
 """Arguments of `SamAutomaticMaskGenerator` that are flags: default (its type is theirs), help."""
 
+CARRIED = (
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "box_nms_thresh",
+    "crop_nms_thresh",
+)
+"""Those that a model may carry, and whose flag is None where it is not given."""
+
 _MODEL_TYPES = {"vit_b": "ViT-B", "vit_l": "ViT-L", "vit_h": "ViT-H", "default": "ViT-H"}
 
 
@@ -52,7 +60,7 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         "--input", nargs="+", action="extend", default=[], metavar="INPUT", help="the same"
     )
     parser.add_argument("--recursive", action="store_true", help="pictures in sub-folders too")
-    parser.add_argument("--model", "--checkpoint", required=True, help=".pth file or Orbax folder")
+    add_model(parser)
     parser.add_argument(
         "--model-type",
         choices=tuple(_MODEL_TYPES),
@@ -72,11 +80,13 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("how masks are found")
     for name, (default, text) in GENERATOR_ARGUMENTS.items():
+        carried = name in CARRIED
+        usual = f"the model's own, or {default:.4g}" if carried else f"{default:.4g}"
         group.add_argument(
             f"--{name.replace('_', '-')}",
             type=type(default),
-            default=default,
-            help=f"{text} (default: {default:.4g})",
+            default=None if carried else default,
+            help=f"{text} (default: {usual})",
         )
     parser.set_defaults(run=run)
 
@@ -84,6 +94,7 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from samjax import results
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
+    from samjax.checkpoint import read_thresholds
     from samjax.images import read_image
     from samjax.postprocess import generate_crop_boxes
 
@@ -94,9 +105,13 @@ def run(args: argparse.Namespace) -> int:
     if len(pictures) == 1:
         read_image(pictures[0].path)
     generate_crop_boxes((1, 1), args.crop_n_layers, args.crop_overlap_ratio)
-    arguments = {name: getattr(args, name) for name in GENERATOR_ARGUMENTS}
+    arguments = _arguments(args, read_thresholds(model_path(args.model)).to_dict())
     output = results.open_run(
-        args.output, _settings(args), pictures, overwrite=args.overwrite, resume=args.resume
+        args.output,
+        _settings(args, arguments),
+        pictures,
+        overwrite=args.overwrite,
+        resume=args.resume,
     )
     todo = results.missing(output, pictures)
 
@@ -123,14 +138,22 @@ def run(args: argparse.Namespace) -> int:
     return 1 if tally.failures else 0
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _arguments(args: argparse.Namespace, carried: dict[str, float]) -> dict[str, Any]:
+    """The generator's: a flag that is given, or what the model carries, or Meta's default."""
+    defaults = {name: default for name, (default, _) in GENERATOR_ARGUMENTS.items()}
+    flags = {name: getattr(args, name) for name in GENERATOR_ARGUMENTS}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return defaults | carried | given
+
+
+def _settings(args: argparse.Namespace, arguments: dict[str, Any]) -> dict[str, Any]:
     """What results depend on. `points_per_batch` is left out, so that a run that ran out of memory
     can be resumed with less."""
-    names = [name for name in GENERATOR_ARGUMENTS if name != "points_per_batch"]
     return {
         "command": "everything",
-        "model": str(Path(args.model).resolve()),
-        **{name: getattr(args, name) for name in [*names, "convert_to_rle"]},
+        "model": str(model_path(args.model)),
+        **{name: value for name, value in arguments.items() if name != "points_per_batch"},
+        "convert_to_rle": args.convert_to_rle,
     }
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samjax.cli.common import architecture, dtypes, load_model, size_text
+from samjax.cli.common import OWN_MODEL, architecture, dtypes, load_model, model_path, size_text
 from samjax.cli.progress import waiting
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         description="Prints a model's architecture, parameters, sizes, and the memory that the "
         "compiled programs need.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a .pth file or an Orbax folder")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help=f"a .pth file or an Orbax folder (default: {OWN_MODEL})",
+    )
     parser.add_argument(
         "--no-memory",
         action="store_true",
@@ -40,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.model)
     for name, value in description(model).items():
         print(f"{name:<{_WIDTH}}{value}")
-    print(f"{'size on disk':<{_WIDTH}}{size_text(_size_on_disk(Path(args.model)))}", flush=True)
+    on_disk = _size_on_disk(model_path(args.model))
+    print(f"{'size on disk':<{_WIDTH}}{size_text(on_disk)}", flush=True)
     if args.no_memory:
         return 0
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model)
@@ -74,8 +80,14 @@ def description(model: "samjax.checkpoint.Model") -> dict[str, str]:
         "input size": f"{config.image_size} x {config.image_size} pixels",
         "image embedding": f"{config.grid_size} x {config.grid_size} x {config.embed_dim}",
         "low-res masks": f"{config.low_res_size} x {config.low_res_size}",
+        "everything": _thresholds(model),
         "size in memory": size_text(model.num_bytes),
     }
+
+
+def _thresholds(model: "samjax.checkpoint.Model") -> str:
+    carried = model.everything.to_dict()
+    return " ".join(f"{name}={value:g}" for name, value in carried.items()) or "Meta's thresholds"
 
 
 def _of_its_own_size(config: "samjax.models.config.SamConfig") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from samjax.cli.common import load_model
+from samjax.cli.common import add_model, load_model, model_path
 from samjax.cli.progress import waiting
 
 STABILITY_OFFSET = 1.0
@@ -24,7 +24,7 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         "are in pixels of the picture.",
     )
     parser.add_argument("image", metavar="IMAGE", help="a picture")
-    parser.add_argument("--model", "--checkpoint", required=True, help=".pth file or Orbax folder")
+    add_model(parser)
     parser.add_argument(
         "--point",
         nargs="+",
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from samjax.predictor import SamPredictor
 
     prompts = _prompts(args)
-    settings = {"command": "predict", "model": str(Path(args.model).resolve())}
+    settings = {"command": "predict", "model": str(model_path(args.model))}
     pictures = results.list_pictures([args.image])
     image = read_image(args.image)
     _check(prompts, image.shape[:2])

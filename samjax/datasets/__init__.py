@@ -1,5 +1,6 @@
 """Annotated pictures from COCO files, SA-1B folders and folders of mask PNGs."""
 
+from samjax.datasets.opening import open_source
 from samjax.datasets.records import (
     REASONS,
     BadRecordError,
@@ -24,6 +25,7 @@ __all__ = [
     "open_coco",
     "open_mask_folder",
     "open_sa1b",
+    "open_source",
     "read_picture",
     "scan",
 ]

@@ -1,6 +1,11 @@
 """Flax NNX modules: pure, without I/O, jit or state. Layouts are NHWC, points (x, y)."""
 
-from samjax.models.config import EfficientNetLiteConfig, ImageEncoderViTConfig, SamConfig
+from samjax.models.config import (
+    EfficientNetLiteConfig,
+    EverythingThresholds,
+    ImageEncoderViTConfig,
+    SamConfig,
+)
 from samjax.models.efficientnet_lite import ImageEncoderEfficientNetLite
 from samjax.models.image_encoder import ImageEncoderViT
 from samjax.models.layers import Buffer
@@ -12,6 +17,7 @@ from samjax.models.transformer import TwoWayTransformer
 __all__ = [
     "Buffer",
     "EfficientNetLiteConfig",
+    "EverythingThresholds",
     "ImageEncoderEfficientNetLite",
     "ImageEncoderViT",
     "ImageEncoderViTConfig",

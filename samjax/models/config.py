@@ -1,6 +1,8 @@
 """Frozen descriptions of the models. A config holds every choice that shapes a module."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
@@ -240,6 +242,39 @@ class SamConfig:
                 "Was it saved by a newer one?"
             )
         return _from_fields(cls, {**values, "image_encoder": _from_fields(_KINDS[kind], encoder)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EverythingThresholds:
+    """What suits a model when everything is segmented, under `SamAutomaticMaskGenerator`'s names.
+
+    None where Meta's default does. Raises `ValueError` for what is not a finite number.
+    """
+
+    pred_iou_thresh: float | None = None
+    stability_score_thresh: float | None = None
+    stability_score_offset: float | None = None
+    box_nms_thresh: float | None = None
+    crop_nms_thresh: float | None = None
+
+    def __post_init__(self):
+        for name, value in self.to_dict().items():
+            if not (isinstance(value, (int, float)) and math.isfinite(value)):
+                raise ValueError(f"{name} is {value!r}; it has to be a finite number.")
+
+    def to_dict(self) -> dict[str, float]:
+        """Those that are not None; `from_dict` reads them back."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float]) -> "EverythingThresholds":
+        """Raises `ValueError` that names what a model cannot carry."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(names)):
+            raise ValueError(
+                f"a model carries no {', '.join(unknown)}; this samjax knows {', '.join(names)}."
+            )
+        return cls(**values)
 
 
 def _from_fields(cls: type, values: dict[str, Any]) -> Any:

@@ -99,8 +99,27 @@ def _shifted_forward(x, kernel, stride: int, padding: Padding):
 
 def _shifted_backward(stride: int, padding: Padding, residuals, gradient):
     x, kernel = residuals
-    (x_gradient,) = jax.vjp(lambda x: _shifted(x, kernel, stride, padding), x)[1](gradient)
+    x_gradient = _picture_gradient(x, kernel, gradient, stride, padding)
     return x_gradient, _kernel_gradient(x, kernel, gradient, stride, padding)
+
+
+def _picture_gradient(x, kernel, gradient, stride: int, padding: Padding):
+    """The gradient, spread out again by the stride, convolved with the kernel turned round.
+
+    Automatic differentiation writes a padded copy for each tap instead. The barriers keep XLA:CPU
+    from computing the sum again in every loop that reads it.
+    """
+    zero = jnp.zeros((), gradient.dtype)
+    edges = []
+    for axis, (before, _) in enumerate(padding, start=1):
+        size = kernel.shape[axis - 1]
+        spread = stride * (gradient.shape[axis] - 1) + 1
+        first = size - 1 - before
+        edges.append((first, x.shape[axis] + size - 1 - spread - first, stride - 1))
+    spread_out = jax.lax.pad(gradient, zero, ((0, 0, 0), *edges, (0, 0, 0)))
+    turned = jnp.flip(kernel, (0, 1))
+    spread_out = jax.lax.optimization_barrier(spread_out)
+    return jax.lax.optimization_barrier(_shifted(spread_out, turned, 1, ((0, 0), (0, 0))))
 
 
 def _kernel_gradient(x, kernel, gradient, stride: int, padding: Padding):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -13,8 +14,12 @@ class Buffer(nnx.Variable):
 
 
 def gelu(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
-    """The exact GELU, with the error function, as torch has it."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact GELU, with the error function, as torch has it.
+
+    `jax.nn.gelu` takes erfc, which keeps more digits of the tiny values left of -3 and costs two
+    to three times as much on the CPU.
+    """
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
 def at_least_float32(x: Float[Array, "*L"]) -> Float[Array, "*L"]:
@@ -61,8 +66,8 @@ def conv(
 class UpscaleTwice(nnx.Module):
     """A 2x2 transposed convolution of stride 2: each pixel becomes four of its own.
 
-    Since no two pixels meet in the output, it is one matrix product and a reshape. `kernel` is
-    (in, row, column, out).
+    Since no two pixels meet in the output, it is one matrix product. `kernel` is (in, row, column,
+    out).
     """
 
     def __init__(self, d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs):
@@ -72,11 +77,12 @@ class UpscaleTwice(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(d_out))
         self.dtype = dtype
 
-    def __call__(self, x_HWD: Float[Array, "H W D"]) -> Float[Array, "H2 W2 E"]:
-        height, width, _ = x_HWD.shape
-        kernel = self.kernel[...].astype(self.dtype)
-        y = jnp.einsum("hwi,iklo->hkwlo", x_HWD.astype(self.dtype), kernel)
-        return y.reshape(2 * height, 2 * width, -1) + self.bias[...].astype(self.dtype)
+    def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L 2 2 E"]:
+        """Every pixel's four, by row and column."""
+        d_in, *four = self.kernel.shape
+        kernel = self.kernel[...].astype(self.dtype).reshape(d_in, -1)
+        y = x.astype(self.dtype) @ kernel
+        return y.reshape(*x.shape[:-1], *four) + self.bias[...].astype(self.dtype)
 
 
 class Mlp(nnx.Module):

@@ -37,7 +37,7 @@ class TwoWayTransformer(nnx.Module):
         queries, keys = tokens, image
         for layer in self.layers:
             queries, keys = layer(queries, keys, tokens, image_pe, valid)
-        attended = self.final_attn_token_to_image(queries + tokens, keys + image_pe, keys)
+        attended = self.final_attn_token_to_image.gather(queries + tokens, keys + image_pe, keys)
         return self.norm_final_attn(queries + attended), keys
 
 
@@ -72,16 +72,24 @@ class TwoWayAttentionBlock(nnx.Module):
             queries = queries + self.self_attn(q, q, queries, valid)
         queries = self.norm1(queries)
 
-        attended = self.cross_attn_token_to_image(queries + query_pe, keys + key_pe, keys)
+        attended = self.cross_attn_token_to_image.gather(queries + query_pe, keys + key_pe, keys)
         queries = self.norm2(queries + attended)
         queries = self.norm3(queries + self.mlp(queries))
 
-        attended = self.cross_attn_image_to_token(keys + key_pe, queries + query_pe, queries, valid)
+        attended = self.cross_attn_image_to_token.spread(
+            keys + key_pe, queries + query_pe, queries, valid
+        )
         return queries, self.norm4(keys + attended)
 
 
 class Attention(nnx.Module):
-    """Multi-head attention, computed in `internal` channels."""
+    """Multi-head attention, computed in `internal` channels.
+
+    The call is the definition. `gather` and `spread` are for a few tokens on one side and a whole
+    picture on the other. On the CPU they multiply the projection of the picture's pixels into the
+    tokens: with T tokens and N heads, (x W) . q = x . (W q) makes of two products of the picture
+    with a matrix, a transpose and N small ones a single product with T * N rows.
+    """
 
     def __init__(self, width: int, internal: int, cfg: SamConfig, *, rngs: nnx.Rngs):
         kw: dict[str, Any] = dict(dtype=cfg.dtype, rngs=rngs)
@@ -110,8 +118,77 @@ class Attention(nnx.Module):
         context = jnp.einsum("nqk,knd->qnd", weights, v_KNd)
         return self.out_proj(context.reshape(q.shape[0], -1))
 
+    def gather(
+        self, q: Float[Array, "T D"], k: Float[Array, "K D"], v: Float[Array, "K D"]
+    ) -> Float[Array, "T D"]:
+        """The call, for tokens that look at a picture."""
+        return jax.lax.platform_dependent(q, k, v, cpu=self._gather_folded, default=self.__call__)
+
+    def spread(
+        self,
+        q: Float[Array, "K D"],
+        k: Float[Array, "T D"],
+        v: Float[Array, "T D"],
+        valid: Bool[Array, "T"],
+    ) -> Float[Array, "K D"]:
+        """The call, for a picture that looks at tokens, of which some are `valid`."""
+        return jax.lax.platform_dependent(
+            q, k, v, valid, cpu=self._spread_folded, default=self.__call__
+        )
+
+    def _gather_folded(self, q, k, v):
+        q_TNd = self._heads(self.q_proj(q))
+        # The bias of k_proj adds the same to all logits of a token and vanishes in the softmax.
+        rows_TND = jnp.einsum("tnd,Dnd->tnD", q_TNd, self._kernel(self.k_proj))
+        logits = at_least_float32(rows_TND.reshape(-1, k.shape[-1]) @ k.T)
+        weights, totals = _softmax_parts(logits / q_TNd.shape[-1] ** 0.5)
+        context = at_least_float32(weights.astype(v.dtype) @ v) / totals[:, None]
+        context = context.astype(v.dtype).reshape(rows_TND.shape)
+        context = jnp.einsum("tnD,Dnd->tnd", context, self._kernel(self.v_proj))
+        context = context.reshape(q.shape[0], -1) + self._bias(self.v_proj)
+        return self.out_proj(context)
+
+    def _spread_folded(self, q, k, v, valid):
+        k_TNd = self._heads(self.k_proj(k))
+        v_TNd = self._heads(self.v_proj(v))
+        rows_TND = jnp.einsum("tnd,Dnd->tnD", k_TNd, self._kernel(self.q_proj))
+        offsets_TN = jnp.einsum("tnd,nd->tn", k_TNd, self._heads(self._bias(self.q_proj)[None])[0])
+        logits = (rows_TND.reshape(-1, q.shape[-1]) @ q.T).reshape(*offsets_TN.shape, -1)
+        logits = at_least_float32(logits + offsets_TN[:, :, None]) / k_TNd.shape[-1] ** 0.5
+        logits = jnp.where(valid[:, None, None], logits, -jnp.inf)
+        weights = jax.nn.softmax(logits, axis=0).astype(q.dtype).reshape(-1, q.shape[0])
+        kernel = self.out_proj.kernel[...].astype(q.dtype)
+        kernel = kernel.reshape(*v_TNd.shape[1:], -1)
+        values_TND = jnp.einsum("tnd,ndD->tnD", v_TNd, kernel)
+        return weights.T @ values_TND.reshape(len(weights), -1) + self._bias(self.out_proj)
+
+    def _kernel(self, projection: nnx.Linear) -> Float[Array, "D N d"]:
+        kernel = projection.kernel[...].astype(projection.dtype)
+        return kernel.reshape(kernel.shape[0], self.num_heads, -1)
+
+    def _bias(self, projection: nnx.Linear) -> Float[Array, "D"]:
+        assert projection.bias is not None
+        return projection.bias[...].astype(projection.dtype)
+
     def _heads(self, x: Float[Array, "L D"]) -> Float[Array, "L N d"]:
         return x.reshape(x.shape[0], self.num_heads, -1)
+
+
+def _softmax_parts(
+    logits: Float[Array, "R K"],
+) -> tuple[Float[Array, "R K"], Float[Array, "R"]]:
+    """Weights of a softmax over the last axis, and what they have to be divided by.
+
+    Maximum and sum go over one half of the axis and then over the other: XLA:CPU does the first as
+    whole vectors, and the barrier keeps it from making one slow reduction of the two.
+    """
+    count = logits.shape[-1]
+    side = max(n for n in range(1, int(count**0.5) + 1) if count % n == 0)
+    parts = logits.reshape(-1, side, count // side)
+    largest = jax.lax.optimization_barrier(parts.max(axis=1)).max(axis=-1)
+    weights = jnp.exp(parts - jax.lax.stop_gradient(largest)[:, None, None])
+    total = jax.lax.optimization_barrier(weights.sum(axis=1)).sum(axis=-1)
+    return weights.reshape(logits.shape), total
 
 
 def _cross_attention(cfg: SamConfig, *, rngs: nnx.Rngs) -> Attention:

@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from samjax.datasets import BadRecordError, Finding, Record, Source
+from samjax.train.embeddings import EmbeddingCache
 from samjax.train.examples import (
     Example,
     ExampleSettings,
@@ -34,12 +35,21 @@ class LoadExample:
     """Makes the example of a (source, index) pair, of another record where that one is bad.
 
     With `replace` a bad record's place is taken by one drawn from the same source; without, by an
-    example that has no valid mask. Either way it is counted in `left_out`. Raises ValueError after
+    example that has no valid mask. Either way it is counted in `left_out`. With `embeddings` an
+    example has the picture's embedding from there in place of the picture. Raises ValueError after
     `MAX_REPLACEMENTS` bad records in a row.
     """
 
-    def __init__(self, sources: Sequence[Source], settings: ExampleSettings, *, replace: bool):
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        settings: ExampleSettings,
+        *,
+        replace: bool,
+        embeddings: EmbeddingCache | None = None,
+    ):
         self.sources, self.settings, self.replace = tuple(sources), settings, replace
+        self.embeddings = embeddings
 
     def __call__(self, key: tuple[int, int], rng: np.random.Generator) -> Example:
         number, index = key
@@ -51,6 +61,9 @@ class LoadExample:
                 findings += record.left_out
                 other = self._other(source, rng)
                 example = make_example(record, rng, self.settings, other=other)
+                if self.embeddings is not None:
+                    embedding = self.embeddings.read(record.path)
+                    example = example._replace(image=None, image_embedding=embedding)
                 return example._replace(left_out=example.left_out + count(findings))
             except BadRecordError as error:
                 findings.append(Finding(error.reason, error.text))
@@ -84,6 +97,7 @@ def make_loader(
     num_epochs: int | None = None,
     replace_bad: bool = True,
     drop_remainder: bool = False,
+    embeddings: EmbeddingCache | None = None,
     process_index: int | None = None,
     process_count: int | None = None,
     num_workers: int = 0,
@@ -93,7 +107,8 @@ def make_loader(
 
     Without `weights` each picture comes once in an epoch; with them, sources are mixed in these
     proportions without end, each shuffled and repeated by itself. `num_epochs` None is without end.
-    For validation: `shuffle=False, num_epochs=1, replace_bad=False`, settings without augmentation.
+    `embeddings` puts kept image embeddings in the place of pictures. For validation:
+    `shuffle=False, num_epochs=1, replace_bad=False`, settings without augmentation.
     `process_index` and `process_count` are JAX's unless given. `num_workers` are processes, 0 for
     `num_threads` threads of this one; neither changes what is loaded.
 
@@ -110,7 +125,11 @@ def make_loader(
     process_count = jax.process_count() if process_count is None else process_count
     if not 0 <= process_index < process_count:
         raise ValueError(f"there is no process {process_index} among {process_count}")
-    load = LoadExample(sources, settings, replace=replace_bad)
+    if embeddings is not None and (settings.augmentation is not None or not replace_bad):
+        raise ValueError(
+            "embeddings are of pictures as they are: no augmentation, replace_bad=True"
+        )
+    load = LoadExample(sources, settings, replace=replace_bad, embeddings=embeddings)
     keys = _keys(sources, weights, seed=seed, shuffle=shuffle, num_epochs=num_epochs)
     examples = keys.random_map(load, seed=seed)[process_index::process_count]
     batches = examples.batch(batch_size, drop_remainder=drop_remainder)

@@ -29,22 +29,25 @@ class Example(NamedTuple):
     """One picture with some of its masks, or a batch of such.
 
     `image` is normalized and padded as by Meta, `input_size` is (height, width) of the picture in
-    it. `masks` are at the decoder's low resolution, of which `valid` ones come first. `left_out`
-    counts, in the order of `samjax.datasets.REASONS`, the records and masks that were met and could
-    not be used: `Report.add_counts` takes it.
+    it; `image_embedding` takes its place where embeddings are kept. `masks` are at the decoder's
+    low resolution, of which `valid` ones come first. `left_out` counts, in the order of
+    `samjax.datasets.REASONS`, the records and masks that were met and could not be used:
+    `Report.add_counts` takes it.
     """
 
-    image: Float32[np.ndarray, "*B S S 3"]
+    image: Float32[np.ndarray, "*B S S 3"] | None
     masks: Bool[np.ndarray, "*B P h w"]
     valid: Bool[np.ndarray, "*B P"]
     input_size: Int32[np.ndarray, "*B 2"]
     left_out: Int32[np.ndarray, "*B R"]
+    image_embedding: Float32[np.ndarray, "*B H W D"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSettings:
-    """`num_objects` (P) masks are drawn from each picture. Without `augmentation` pictures are
-    resized and nothing else.
+    """`num_objects` (P) masks are drawn from each picture. Where it has fewer, the rest is padding,
+    or with `repeat_objects` the same ones again, which will get other prompts. Without
+    `augmentation` pictures are resized and nothing else.
 
     Raises ValueError where `low_res_size` does not divide `image_size`, or without objects.
     """
@@ -55,6 +58,7 @@ class ExampleSettings:
     augmentation: Augmentation | None = Augmentation()
     pixel_mean: tuple[float, float, float] = PIXEL_MEAN
     pixel_std: tuple[float, float, float] = PIXEL_STD
+    repeat_objects: bool = False
 
     def __post_init__(self):
         if self.low_res_size < 1 or self.image_size % self.low_res_size:
@@ -71,11 +75,12 @@ def settings_for(
     *,
     num_objects: int = 8,
     augmentation: Augmentation | None = None,
+    repeat_objects: bool = False,
 ) -> ExampleSettings:
     """The sizes and the normalization of a model."""
     return ExampleSettings(
         config.image_size, config.low_res_size, num_objects, augmentation,
-        config.pixel_mean, config.pixel_std,
+        config.pixel_mean, config.pixel_std, repeat_objects,
     )  # fmt: skip
 
 
@@ -120,6 +125,20 @@ def make_example(
             findings += more
         pixels = augment.colour(rng, pixels, augmentation)
     return _example(pixels, coverages, findings, settings)
+
+
+def fitted_image(record: Record, settings: ExampleSettings) -> Float32[np.ndarray, "S S 3"]:
+    """The model's input for a picture as it is. Raises BadRecordError as `read_picture`."""
+    pixels = augment.resize(read_picture(record), _fit(record.size, settings))
+    return _normalized(pixels, settings)
+
+
+def _normalized(
+    pixels: UInt8[np.ndarray, "h w 3"], settings: ExampleSettings
+) -> Float32[np.ndarray, "S S 3"]:
+    return normalize_and_pad(
+        pixels, settings.image_size, pixel_mean=settings.pixel_mean, pixel_std=settings.pixel_std
+    )
 
 
 def low_resolution(
@@ -229,10 +248,10 @@ def _example(
 ) -> Example:
     low = low_resolution(coverages, settings.image_size, settings.low_res_size)
     low = low[low.any(axis=(1, 2))][: settings.num_objects]
+    if settings.repeat_objects and len(low):
+        low = low[np.arange(settings.num_objects) % len(low)]
     masks = np.zeros((settings.num_objects, *low.shape[1:]), bool)
     masks[: len(low)] = low
-    image = normalize_and_pad(
-        pixels, settings.image_size, pixel_mean=settings.pixel_mean, pixel_std=settings.pixel_std
-    )
+    image = _normalized(pixels, settings)
     valid = np.arange(settings.num_objects) < len(low)
     return Example(image, masks, valid, np.array(pixels.shape[:2], np.int32), count(findings))

@@ -42,9 +42,12 @@ PARTS = {
 LORA_TARGETS: tuple[tuple[str, int, tuple[tuple[str, int], ...]], ...] = (
     (r"image_encoder\..*attn\.qkv\.kernel", 3, (("q", 0), ("v", 2))),
     (r"image_encoder\..*attn\.proj\.kernel", 1, (("out", 0),)),
+    (r"image_encoder\.backbone\..*(expand|project)\.kernel", 1, (("out", 0),)),
+    (r"image_encoder\.neck\.(laterals|blocks)\..*kernel", 1, (("out", 0),)),
 )
-"""Kernels that LoRA changes: a pattern for the name, into how many equal parts the output channels
-are cut, and which of the parts get factors (Hu et al. 2021, section 4.2: queries and values)."""
+"""Matrices that LoRA changes: a pattern for the name, into how many equal parts the output channels
+are cut, and which of the parts get factors (Hu et al. 2021, section 4.2: queries and values). A
+convolutional encoder has no attention, and gets them in its 1x1 convolutions and its neck."""
 
 
 class Split(NamedTuple):
@@ -67,7 +70,7 @@ def split_params(
     """The leaves that `train.trained` names, with new LoRA factors drawn from `key`, and the rest.
 
     Buffers are never trained. Raises `ValueError` for a prefix that fits no parameter, and for
-    LoRA without a `key` or on an image encoder without attention.
+    LoRA without a `key` or on an image encoder without any of `LORA_TARGETS`.
     """
     wanted = part(train.trained)
     leaves = flatten(params)
@@ -115,8 +118,8 @@ def init_lora(key: Array, params: Params, *, rank: int) -> Params:
             factors[f"{name}.{label}.b"] = jnp.zeros((rank, width))
     if not factors:
         raise ValueError(
-            "LoRA changes the kernels of the image encoder's attention, and this image encoder has "
-            "none; train a part of it instead."
+            "LoRA changes the matrices of the image encoder's attention, or of its 1x1 "
+            "convolutions, and this image encoder has neither; train a part of it instead."
         )
     return unflatten(factors)
 
@@ -144,6 +147,8 @@ def has_prefix(name: str, prefix: str) -> bool:
 
 def _lora_parts(name: str, kernel: Any) -> list[tuple[str, int, int]]:
     """Label, first output channel and number of channels of each part that gets factors."""
+    if len(kernel.shape) != 2:
+        return []
     for pattern, pieces, parts in LORA_TARGETS:
         if re.fullmatch(pattern, name):
             width = kernel.shape[1] // pieces

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt32
 
@@ -120,13 +121,18 @@ def shard(mesh: jax.sharding.Mesh, state: TrainState, batch: Batch) -> tuple[Tra
     """State on every device of a mesh, pictures spread over its axis "data".
 
     The compiler is left to spread what is computed from them (axes of type Auto), whatever the
-    types of the mesh's own axes. Raises `ValueError` when the pictures cannot be divided among the
-    devices.
+    types of the mesh's own axes. Where there are several processes, each gives the pictures for
+    its own devices. Raises `ValueError` when the pictures cannot be divided among the devices.
     """
     mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    return jax.device_put(state, replicated), jax.device_put(batch, spread)
+    state = jax.device_put(state, replicated)
+    if jax.process_count() == 1:
+        return state, jax.device_put(batch, spread)
+    return state, jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(spread, np.asarray(x)), batch
+    )
 
 
 def _norm(leaves: Leaves) -> Float[Array, ""]:

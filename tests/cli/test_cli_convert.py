@@ -1,12 +1,16 @@
 """`samjax convert`."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
-from samjax.checkpoint import load
+from samjax.checkpoint import load, save_checkpoint
 from samjax.cli import convert as command
 from samjax.cli import main
 from samjax.convert import save_pth
+from samjax.models import EverythingThresholds
 from samjax.models.params import flatten
 
 
@@ -70,3 +74,46 @@ def test_a_bad_checkpoint(tmp_path, capsys, content, message):
     err = capsys.readouterr().err
     assert message in err and str(source) in err
     assert not (tmp_path / "orbax").exists()
+
+
+def test_a_folder_in_half_precision_with_thresholds(checkpoint, tmp_path, tiny_model, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["--everything", "pred_iou_thresh=0.4", "box_nms_thresh=1"]
+    assert main(["convert", str(checkpoint), str(first), "--dtype", "float16", *flags]) == 0
+    assert "float16 and float32" in capsys.readouterr().out
+    assert main(["convert", str(first), str(second), "--everything", "box_nms_thresh=0.5"]) == 0
+    half = tiny_model.astype("float16")
+    for path, nms in ((first, 1.0), (second, 0.5)):
+        found = load(path)
+        assert_equal(found, half)
+        assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(half)]
+        assert found.everything == EverythingThresholds(pred_iou_thresh=0.4, box_nms_thresh=nms)
+
+
+def test_values_too_large_for_half_precision(tmp_path, tiny_model, capsys):
+    params = jax.tree.map(lambda x: x, tiny_model.params)
+    params["image_encoder"]["pos_embed"] += 1e5
+    save_checkpoint(tmp_path / "large", dataclasses.replace(tiny_model, params=params))
+    argv = ["convert", str(tmp_path / "large"), str(tmp_path / "half"), "--dtype"]
+    assert main([*argv, "float16"]) == 2
+    err = capsys.readouterr().err
+    assert "float16 cannot hold" in err and "1 arrays:\n  image_encoder.pos_embed" in err
+    assert not (tmp_path / "half").exists()
+    assert main([*argv, "bfloat16"]) == 0
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--everything", "iou=0.4"], "a model carries no iou; this samjax knows pred_iou_thresh"),
+        (["--everything", "pred_iou_thresh"], "'pred_iou_thresh' is not NAME=NUMBER"),
+        (["--everything", "pred_iou_thresh=high"], "'pred_iou_thresh=high' is not NAME=NUMBER"),
+        (["--everything", "pred_iou_thresh=nan"], "pred_iou_thresh is nan; it has to be a finite"),
+        (["--everything", "pred_iou_thresh=0.4", "--to", "meta"], "carries no thresholds"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+    ],
+)
+def test_bad_options(checkpoint, tmp_path, capsys, options, message):
+    assert main(["convert", str(checkpoint), str(tmp_path / "new"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -1,5 +1,6 @@
 """`samjax everything`."""
 
+import dataclasses
 import errno
 import inspect
 import json
@@ -10,10 +11,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from samjax import SamAutomaticMaskGenerator, results
-from samjax.checkpoint import Model
+from samjax.checkpoint import Model, save_checkpoint
 from samjax.cli import everything as command
 from samjax.cli import main
 from samjax.images import write_png
+from samjax.models import EverythingThresholds
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -48,9 +50,46 @@ def test_flags_and_defaults_are_the_generators():
     assert defaults == theirs
     left_out = set(parameters) - set(defaults)
     assert left_out == {"self", "model", "point_grids", "output_mode", "progress"}
-    assert {name: type(value) for name, value in defaults.items()} == {
-        name: type(value) for name, value in theirs.items()
+    assert all(isinstance(theirs[name], type(value)) for name, value in defaults.items())
+    assert list(command.CARRIED) == [f.name for f in dataclasses.fields(EverythingThresholds)]
+
+
+def test_help_shows_metas_defaults_and_whose_come_first(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit):
+        main(["everything", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, (default, what) in command.GENERATOR_ARGUMENTS.items():
+        usual = "the model's own, or " * (name in command.CARRIED) + f"{default:.4g}"
+        flag = f"--{name.replace('_', '-')} {name.upper()}"
+        assert f"{flag} {what} (default: {usual})" in text
+
+
+def test_a_flag_wins_over_the_model_and_the_model_over_metas_default(
+    everything, draw, tmp_path, tiny_model, monkeypatch
+):
+    thresholds = EverythingThresholds(pred_iou_thresh=-10.0, stability_score_thresh=0.25)
+    save_checkpoint(tmp_path / "own", dataclasses.replace(tiny_model, everything=thresholds))
+    made = []
+
+    class Generator(SamAutomaticMaskGenerator):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr("samjax.automatic_mask_generator.SamAutomaticMaskGenerator", Generator)
+    flags = ["--stability-score-thresh", "0.95"]
+    assert everything(draw("a.png"), model=tmp_path / "own", keep=flags) == 0
+    expected = {
+        "pred_iou_thresh": -10.0,
+        "stability_score_thresh": 0.95,
+        "stability_score_offset": 1.0,
+        "box_nms_thresh": 0.7,
+        "crop_nms_thresh": 0.7,
     }
+    assert {name: getattr(made[0], name) for name in command.CARRIED} == expected
+    settings = json.loads((tmp_path / "out/settings.json").read_text())["settings"]
+    assert {name: settings[name] for name in command.CARRIED} == expected
 
 
 def test_files_and_folders(everything, draw, tmp_path, tiny_model, out, capsys):

@@ -1,12 +1,14 @@
 """`samjax info`."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from samjax.checkpoint import Model
 from samjax.cli import info, main
-from samjax.models import SamConfig
+from samjax.models import EverythingThresholds, SamConfig
 from samjax.models.architecture import abstract_params
 
 
@@ -27,6 +29,7 @@ def test_a_tiny_model(checkpoint, tiny_model, capsys):
     assert found["input size"] == "256 x 256 pixels"
     assert found["image embedding"] == "16 x 16 x 32"
     assert found["low-res masks"] == "64 x 64"
+    assert found["everything"] == "Meta's thresholds"
     assert found["size in memory"] == "413 kB"
     disk = sum(f.stat().st_size for f in checkpoint.rglob("*") if f.is_file())
     assert found["size on disk"] == f"{disk / 1000:.0f} kB"
@@ -76,6 +79,12 @@ def test_a_compiler_that_says_nothing(answer, checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(info, "working_memory", lambda model: {"encode 1 picture": None})
     assert main(["info", str(checkpoint)]) == 0
     assert lines(capsys.readouterr().out)["encode 1 picture"] == "the compiler does not say"
+
+
+def test_thresholds_that_a_model_carries(tiny_model):
+    thresholds = EverythingThresholds(pred_iou_thresh=0.4, box_nms_thresh=1.0)
+    found = info.description(dataclasses.replace(tiny_model, everything=thresholds))
+    assert found["everything"] == "pred_iou_thresh=0.4 box_nms_thresh=1"
 
 
 def test_types_are_counted(tiny_model):

@@ -8,7 +8,7 @@ import pytest
 
 from samjax import SamConfig
 from samjax.models.architecture import abstract_params, buffer_names
-from samjax.models.params import flatten
+from samjax.models.params import flatten, unflatten
 from samjax.train.config import TrainConfig
 from samjax.train.optimizer import (
     learning_rate_factors,
@@ -27,12 +27,16 @@ from samjax.train.parameters import (
 CONFIG = SamConfig.tiny(128)
 
 
-@pytest.fixture(scope="module")
-def params():
+def random_params(config):
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), abstract_params(CONFIG)
+        lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), abstract_params(config)
     )
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,19 @@ def test_lora_needs_attention(params):
     without = {**params, "image_encoder": {"neck": params["image_encoder"]["neck"]}}
     with pytest.raises(ValueError, match="attention"):
         init_lora(jax.random.key(0), without, rank=2)
+
+
+def test_lora_of_a_convolutional_encoder():
+    params = random_params(SamConfig.nano(32))
+    factors = flatten(init_lora(jax.random.key(0), params, rank=2))
+    kernels = {name.removesuffix(".out.a") for name in factors if name.endswith(".out.a")}
+    # 16 blocks that project, 15 that expand; three laterals, three blocks with two layers each.
+    assert len(kernels) == 16 + 15 + 3 + 3 * 2
+    assert all(flatten(params)[name].ndim == 2 for name in kernels)
+    merged = flatten(merge_lora(params, unflatten(jax.tree.map(jnp.ones_like, factors)), alpha=2.0))
+    for name, before in flatten(params).items():
+        expected = before + 2.0 if name in kernels else before
+        np.testing.assert_allclose(merged[name], expected, rtol=0, atol=1e-6, err_msg=name)
 
 
 def test_lora_merged_equals_lora_applied(params, lora):

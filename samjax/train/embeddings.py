@@ -1,0 +1,77 @@
+"""Image embeddings on disk, for training behind a frozen image encoder.
+
+A file for each picture: its name is the SHA-256 of the picture's bytes, its folder's that of the
+encoder. So a changed picture or encoder never meets an old embedding, several runs share a folder,
+and a pass that was interrupted goes on.
+"""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from tqdm import tqdm
+
+from samjax import inference
+from samjax.checkpoint import Model, write_beside
+from samjax.datasets import BadRecordError, Source
+from samjax.models.params import flatten
+from samjax.train.checkpoints import fingerprint
+from samjax.train.examples import ExampleSettings, fitted_image
+
+
+class EmbeddingCache:
+    """float32 embeddings (H, W, D) of whole pictures, as `encode_images` gives them."""
+
+    def __init__(self, folder: Path, model: Model):
+        config = model.config
+        leaves = flatten({"image_encoder": model.params["image_encoder"]})
+        described = f"{config.image_encoder} {config.pixel_mean} {config.pixel_std} {config.dtype}"
+        digest = hashlib.sha256((fingerprint(leaves) + described).encode()).hexdigest()
+        self.folder = Path(folder) / digest[:32]
+
+    def path(self, picture: Path) -> Path:
+        digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+        return self.folder / f"{digest[:32]}.npy"
+
+    def read(self, picture: Path) -> Float32[np.ndarray, "H W D"]:
+        """Raises FileNotFoundError for a picture that `fill` has not seen."""
+        path = self.path(picture)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{picture} has no embedding in {self.folder}: it has changed since they were "
+                "computed; begin the run again"
+            )
+        return np.load(path, allow_pickle=False)
+
+    def fill(
+        self,
+        model: Model,
+        sources: Sequence[Source],
+        settings: ExampleSettings,
+        *,
+        progress: bool = False,
+    ) -> int:
+        """Computes what is missing, and returns the number. Pictures that cannot be read are left
+        to the loader, which reports them. Raises OSError where the folder cannot be written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        computed = 0
+        records = [(source, i) for source in sources for i in range(len(source))]
+        for source, index in tqdm(
+            records, desc="image embeddings", unit="picture", disable=not progress, file=sys.stderr
+        ):
+            try:
+                record = source.read(index)
+                path = self.path(record.path)
+                if path.exists():
+                    continue
+                image = fitted_image(record, settings)
+            except (BadRecordError, FileNotFoundError):
+                continue
+            embedding = inference.encode_images(model.params, image[None], config=model.config)
+            with write_beside(path) as new, new.open("wb") as file:
+                np.save(file, np.asarray(embedding[0], np.float32))
+            computed += 1
+        return computed

@@ -1,0 +1,57 @@
+"""What nano was trained with: settings that can be read, and nothing of what is held out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.nano.prepare import split
+from samjax.train.run_config import RunConfig, read_toml
+
+ROOT = Path(__file__).parents[1]
+STAGES = sorted((ROOT / "benchmarks/nano").glob("stage*.toml"))
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
+def test_settings(path):
+    run = RunConfig.from_dict(read_toml(path))
+    folder = ROOT / "nano-training"
+    assert Path(run.output) == folder / path.stem
+    trained_on = {Path(data.path) for data in run.data}
+    assert folder / "coco-mix-training.json" in trained_on
+    assert not [name for name in trained_on if "held-out" in name.name]
+    assert "bsds" not in path.read_text()
+    assert [Path(data.path) for data in run.validation] == [folder / "coco-mix-held-out.json"]
+
+
+def test_stages_follow_each_other():
+    runs = [RunConfig.from_dict(read_toml(path)) for path in STAGES]
+    starts = [str(ROOT / "nano-training/start"), *(f"{run.output}/model" for run in runs)]
+    # The folders are not there, so that the path stays as the file has it.
+    assert [Path(run.model).parts[-2:] for run in runs] == [
+        Path(start).parts[-2:] for start in starts[:-1]
+    ]
+
+
+@pytest.mark.parametrize("name, held_out", [("coco-mix", {7, 27}), ("nuclei", {4, 27})])
+def test_split(tmp_path, name, held_out):
+    ids = [7, 8, 9, 4, 5, 26, 28, 27]
+    content = {
+        "info": "kept",
+        "images": [{"id": i} for i in ids],
+        "annotations": [{"id": 10 * i + n, "image_id": i} for i in ids for n in range(2)],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    counts = split(tmp_path / "all.json", tmp_path, name)
+    assert counts == {"training": 6, "held-out": 2}
+    parts = {
+        part: json.loads((tmp_path / f"{name}-{part}.json").read_text())
+        for part in ("training", "held-out")
+    }
+    assert {image["id"] for image in parts["held-out"]["images"]} == held_out
+    assert {image["id"] for image in parts["training"]["images"]} == set(ids) - held_out
+    for part in parts.values():
+        assert part["info"] == "kept"
+        numbers = {image["id"] for image in part["images"]}
+        assert {one["image_id"] for one in part["annotations"]} == numbers
+        assert len(part["annotations"]) == 2 * len(numbers)
