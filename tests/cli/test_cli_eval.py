@@ -87,7 +87,7 @@ def test_results_are_not_replaced_unasked(run, tmp_path, capsys):
         (["--max-pictures", 0], "--max-pictures has to be at least 1, not 0"),
         (["--min-area", -3], "--min-area has to be at least 1, not -3"),
         (["--images", "nowhere"], "no such folder of pictures: nowhere"),
-        (["--data", "nowhere.json"], "no such annotation file: nowhere.json"),
+        (["--data", "nowhere.json"], "there is no file or folder nowhere.json"),
         (["--max-pictures", "many"], "invalid int value"),
     ],
 )
