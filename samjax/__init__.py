@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samjax import xla_flags
 
 if TYPE_CHECKING:
+    from samjax.allocator import tune_allocator
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
     from samjax.checkpoint import Model, load, save_checkpoint
     from samjax.models import Sam, SamConfig
@@ -23,6 +24,7 @@ __all__ = [
     "SamPredictor",
     "load",
     "save_checkpoint",
+    "tune_allocator",
 ]
 __version__ = "0.1.0"
 
@@ -34,6 +36,7 @@ _ROOMS = {
     "SamPredictor": "predictor",
     "load": "checkpoint",
     "save_checkpoint": "checkpoint",
+    "tune_allocator": "allocator",
 }
 
 xla_flags.configure()

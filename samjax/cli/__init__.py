@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from samjax import __version__
+from samjax.allocator import tune_allocator
 from samjax.cli import convert, eval, everything, info, predict, train
 
 _COMMANDS = (convert, info, predict, everything, eval, train)
@@ -23,12 +24,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code.
+    """Runs one command and returns the exit code. Without `argv` this is the program itself, and
+    the process is its own: it tells the allocator to keep memory.
 
     0 for success; 1 where a part failed and was reported; 2 for what the user can put right, told
     in a line on stderr, with a traceback only under --debug; 130 after Ctrl-C. Errors of any other
     kind are raised.
     """
+    if argv is None:
+        tune_allocator()
     try:
         args = _parser().parse_args(argv)
     except _UsageError as error:
