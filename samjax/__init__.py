@@ -12,6 +12,7 @@ from samjax import xla_flags
 if TYPE_CHECKING:
     from samjax.allocator import tune_allocator
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
+    from samjax.cache import keep_compiled_programs
     from samjax.checkpoint import Model, load, save_checkpoint
     from samjax.models import Sam, SamConfig
     from samjax.predictor import SamPredictor
@@ -22,6 +23,7 @@ __all__ = [
     "SamAutomaticMaskGenerator",
     "SamConfig",
     "SamPredictor",
+    "keep_compiled_programs",
     "load",
     "save_checkpoint",
     "tune_allocator",
@@ -34,6 +36,7 @@ _ROOMS = {
     "SamAutomaticMaskGenerator": "automatic_mask_generator",
     "SamConfig": "models",
     "SamPredictor": "predictor",
+    "keep_compiled_programs": "cache",
     "load": "checkpoint",
     "save_checkpoint": "checkpoint",
     "tune_allocator": "allocator",

@@ -46,11 +46,14 @@ def test_another_c_library(monkeypatch):
     assert not allocator.tune_allocator()
 
 
-@pytest.mark.parametrize("argv, expected", [(None, 1), (["--help"], 0)], ids=["program", "call"])
-def test_the_program_does_it(monkeypatch, capsys, argv, expected):
+@pytest.mark.parametrize(
+    "argv, expected", [(None, 1), (["info", "no"], 0)], ids=["program", "call"]
+)
+def test_the_program_does_it(monkeypatch, tmp_path, argv, expected):
     calls = []
     monkeypatch.setattr(cli, "tune_allocator", lambda: calls.append(1))
-    monkeypatch.setattr(sys, "argv", ["samjax", "--help"])
-    with pytest.raises(SystemExit):
-        cli.main(argv)
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["samjax", "info", "no"])
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) == 2
     assert len(calls) == expected

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from samjax import __version__
 from samjax.allocator import tune_allocator
+from samjax.cache import keep_compiled_programs
 from samjax.cli import convert, eval, everything, info, predict, train
 
 _COMMANDS = (convert, info, predict, everything, eval, train)
@@ -25,18 +26,18 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code. Without `argv` this is the program itself, and
-    the process is its own: it tells the allocator to keep memory.
+    the process is its own: it keeps compiled programs on disk, and freed memory.
 
     0 for success; 1 where a part failed and was reported; 2 for what the user can put right, told
     in a line on stderr, with a traceback only under --debug; 130 after Ctrl-C. Errors of any other
     kind are raised.
     """
-    if argv is None:
-        tune_allocator()
     try:
         args = _parser().parse_args(argv)
     except _UsageError as error:
         return _fail(str(error))
+    if argv is None:
+        _own_the_process()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -48,6 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("samjax: interrupted", file=sys.stderr)
         return 130
+
+
+def _own_the_process() -> None:
+    tune_allocator()
+    try:
+        keep_compiled_programs()
+    except OSError as error:
+        _show_warning(
+            f"compiled programs are not kept: {_message(error)}; set SAMJAX_CACHE to a folder that "
+            "can be written",
+            UserWarning, "", 0,
+        )  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
