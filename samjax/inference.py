@@ -8,7 +8,6 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -16,10 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 from samjax.models import Sam, SamConfig
 from samjax.models.architecture import abstract_model, config_from_params
 from samjax.models.params import Params
-from samjax.postprocess.masks import axis_weights, masks_to_boxes, stability_score, upscale_masks
+from samjax.postprocess.masks import axis_weights, upscale_masks
+from samjax.postprocess.measure import COLUMNS_AT_ONCE, measure_masks
 from samjax.types import Predictions, Prompts
 
-SIZE_STEP = 128
+SIZE_STEP = COLUMNS_AT_ONCE
 """Full-resolution masks are computed in pictures padded to a multiple of this, in pixels."""
 
 
@@ -160,16 +160,7 @@ def _decode(
 
 
 _upscale = jax.jit(upscale_masks)
-
-
-@jax.jit
-def _measure(low_res_masks, rows, columns, height, width, threshold, offset):
-    transposed = upscale_masks(jnp.swapaxes(low_res_masks, -1, -2), columns, rows)
-    scores = stability_score(transposed, threshold, offset, height=width, width=height)
-    inside = (jnp.arange(columns.shape[0]) < width)[:, None] & (jnp.arange(rows.shape[0]) < height)
-    masks = (transposed > threshold) & inside
-    boxes = masks_to_boxes(masks)[..., np.array([1, 0, 3, 2])]
-    return masks, scores, boxes
+_measure = jax.jit(measure_masks)
 
 
 def _padded(length: int) -> int:

@@ -131,8 +131,15 @@ def masks_to_boxes(masks: Bool[Array | np.ndarray, "*N H W"]) -> Int32[Array, "*
     Reference: `amg.batched_mask_to_box`. The width in pixels is x1 - x0 + 1.
     """
     masks = jnp.asarray(masks)
-    left, right = _extent(jnp.any(masks, axis=-2))
-    top, bottom = _extent(jnp.any(masks, axis=-1))
+    return extents_to_box(jnp.any(masks, axis=-2), jnp.any(masks, axis=-1))
+
+
+def extents_to_box(
+    in_columns: Bool[Array, "*N W"], in_rows: Bool[Array, "*N H"]
+) -> Int32[Array, "*N 4"]:
+    """`masks_to_boxes` of masks of which it is known which columns and rows they have pixels in."""
+    left, right = _extent(in_columns)
+    top, bottom = _extent(in_rows)
     boxes = jnp.stack([left, top, right, bottom], axis=-1)
     return jnp.where((right < left)[..., None], 0, boxes)
 

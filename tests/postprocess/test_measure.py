@@ -1,0 +1,44 @@
+"""Masks measured in pieces against the whole: the same bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from samjax.postprocess import measure
+from samjax.postprocess.masks import axis_weights
+
+RNG = np.random.default_rng(0)
+
+
+def arguments(size: tuple[int, int], masks: np.ndarray, threshold: float, offset: float):
+    longest = max(size)
+    padded = [-(-side // 128) * 128 for side in size]
+    rows, columns = (
+        axis_weights(64, 256, max(1, round(256 * side / longest)), side, more)
+        for side, more in zip(size, padded, strict=True)
+    )
+    return (
+        jnp.swapaxes(jnp.asarray(masks), -1, -2), jnp.asarray(rows), jnp.asarray(columns),
+        *size, threshold, offset,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(300, 500), (128, 128), (1, 700), (600, 1), (257, 129)])
+@pytest.mark.parametrize("threshold, offset", [(0.0, 1.0), (0.7, 0.3)])
+def test_pieces_are_the_whole(size, threshold, offset):
+    smooth = np.cumsum(np.cumsum(RNG.standard_normal((3, 64, 64)), axis=1), axis=2) / 8
+    masks = np.concatenate([smooth, np.full((1, 64, 64), -9.0), np.full((1, 64, 64), 9.0)])
+    given = arguments(size, masks.astype(np.float32), threshold, offset)
+    whole = jax.jit(measure._whole)(*given)
+    pieces = jax.jit(measure._in_pieces)(*given)
+    names = ("masks", "scores", "boxes")
+    for name, ours, expected in zip(names, pieces, whole, strict=True):
+        assert ours.dtype == expected.dtype
+        np.testing.assert_array_equal(ours, expected, err_msg=name)
+    height, width = size
+    masks, scores, boxes = whole
+    assert np.isnan(scores[3]) and scores[4] == 1.0
+    assert boxes[3].tolist() == [0, 0, 0, 0]
+    assert boxes[4].tolist() == [0, 0, width - 1, height - 1]
+    assert not masks[:, width:].any() and not masks[:, :, height:].any()
