@@ -163,12 +163,12 @@ class Attention(nnx.Module):
         return weights.T @ values_TND.reshape(len(weights), -1) + self._bias(self.out_proj)
 
     def _kernel(self, projection: nnx.Linear) -> Float[Array, "D N d"]:
-        kernel = projection.kernel[...].astype(projection.dtype)
+        kernel = jnp.asarray(projection.kernel[...], projection.dtype)
         return kernel.reshape(kernel.shape[0], self.num_heads, -1)
 
     def _bias(self, projection: nnx.Linear) -> Float[Array, "D"]:
         assert projection.bias is not None
-        return projection.bias[...].astype(projection.dtype)
+        return jnp.asarray(projection.bias[...], projection.dtype)
 
     def _heads(self, x: Float[Array, "L D"]) -> Float[Array, "L N d"]:
         return x.reshape(x.shape[0], self.num_heads, -1)
