@@ -147,6 +147,7 @@ def save_checkpoint(path: str | os.PathLike, model: Model, *, overwrite: bool = 
         folder.mkdir()
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder.absolute() / _PARAMS, _orbax_tree(model.params))
+        _forget_the_place(folder / _PARAMS / "commit_success.txt")
         description = {
             "format": "samjax",
             "format_version": FORMAT_VERSION,
@@ -255,6 +256,13 @@ def _read_description(path: Path) -> tuple[SamConfig, EverythingThresholds]:
 def _file_sizes(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _forget_the_place(marker: Path) -> None:
+    """Orbax looks for this file, on file systems that cannot rename, and never into it; what it
+    writes there is the writer's own path, which is nobody else's business."""
+    if marker.exists():
+        marker.write_text("The checkpoint is complete.\n")
 
 
 def _read_torch(path: Path) -> Model:

@@ -83,6 +83,11 @@ def test_numpy_arrays_can_be_saved(tmp_path, model):
     assert_same(load(tmp_path / "model"), model)
 
 
+def test_nothing_tells_where_it_was_written(_saved):
+    files = [file for file in _saved.rglob("*") if file.is_file()]
+    assert files and not [file for file in files if bytes(_saved.parent) in file.read_bytes()]
+
+
 def test_the_architecture_needs_not_be_readable_from_shapes(saved):
     assert load(saved).config.decoder_heads == 4
 
