@@ -56,11 +56,12 @@ class TorchEncoder(nn.Module):
         assert all(
             n.startswith(("_conv_head", "_bn1", "_fc")) or "num_batches" in n for n in missing
         )
-        self.neck = params["neck"]
+        self.neck, self.details = params["neck"], cfg.details
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         neck = self.neck
-        used = features(self.backbone, images)[-len(neck["laterals"]) :]
+        found = features(self.backbone, images)
+        used = found[-len(neck["laterals"]) :]
         x = None
         for i, feature in reversed(list(enumerate(used))):
             lateral = linear(neck["laterals"][i], feature.movedim(1, -1)).movedim(-1, 1)
@@ -68,6 +69,12 @@ class TorchEncoder(nn.Module):
                 x = nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
                 lateral = lateral + x
             x = lateral
+        details = zip(neck.get("details", {}).values(), self.details, strict=True)
+        for detail, (patch, width) in details:
+            kernel = tensor(detail["kernel"]).permute(3, 2, 0, 1)
+            (fine,) = (y for y in found if y.shape[-1] == patch * x.shape[-1])
+            assert fine.shape[1] == width
+            x = x + nn.functional.conv2d(fine, kernel, stride=patch)
         for block in neck["blocks"].values():
             kernel = tensor(block["depthwise"]["kernel"]).permute(3, 2, 0, 1)
             y = nn.functional.conv2d(x, kernel, padding=2, groups=len(kernel)).movedim(1, -1)

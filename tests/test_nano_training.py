@@ -3,9 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.nano.add_details import with_details
 from benchmarks.nano.prepare import split
+from samjax import SamConfig
+from samjax.checkpoint import Model
+from samjax.inference import encode_images, init_params
+from samjax.models import EfficientNetLiteConfig
 from samjax.train.run_config import RunConfig, read_toml
 
 ROOT = Path(__file__).parents[1]
@@ -28,9 +34,26 @@ def test_stages_follow_each_other():
     runs = [RunConfig.from_dict(read_toml(path)) for path in STAGES]
     starts = [str(ROOT / "nano-training/start"), *(f"{run.output}/model" for run in runs)]
     # The folders are not there, so that the path stays as the file has it.
+    starts[2] = str(ROOT / "nano-training/stage2-details")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
+
+
+def test_fine_features_change_nothing_at_first():
+    config = SamConfig.nano(
+        64, decoder_mlp_width=32, image_encoder=EfficientNetLiteConfig(image_size=64)
+    )
+    model = Model(init_params(config), config)
+    wider = with_details(model)
+    assert wider.config.image_encoder.detail_strides == (2, 4)
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        encode_images(model.params, images, config=config),
+        encode_images(wider.params, images, config=wider.config),
+    )
+    with pytest.raises(ValueError, match="only the image encoder of nano"):
+        with_details(Model({}, SamConfig.tiny()))
 
 
 @pytest.mark.parametrize("name, held_out", [("coco-mix", {7, 27}), ("nuclei", {4, 27})])

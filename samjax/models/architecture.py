@@ -61,11 +61,11 @@ def _image_encoder_config(sizes: "_Sizes", params: Params) -> tuple[SamConfig, I
     """The encoder's config, and the model's whose other choices it keeps."""
     encoder = params.get("image_encoder")
     if isinstance(encoder, dict) and "backbone" in encoder:
-        return SamConfig.nano(), _efficientnet_lite_config(sizes)
+        return SamConfig.nano(), _efficientnet_lite_config(sizes, encoder)
     return SamConfig(), _vit_config(sizes)
 
 
-def _efficientnet_lite_config(sizes: "_Sizes") -> EfficientNetLiteConfig:
+def _efficientnet_lite_config(sizes: "_Sizes", encoder: Params) -> EfficientNetLiteConfig:
     backbone, neck = "image_encoder.backbone", "image_encoder.neck"
     sizes.read(f"{backbone}.stem.kernel", 3, 3, 3, "stem_width")
     stages = range(sizes.count(f"{backbone}.stages"))
@@ -76,11 +76,18 @@ def _efficientnet_lite_config(sizes: "_Sizes") -> EfficientNetLiteConfig:
     coarser = sizes.count(f"{neck}.laterals") - 1
     sizes.read(f"{neck}.laterals.{coarser}.kernel", widths[-1], "embed_dim")
     sizes.read(f"{neck}.blocks.0.mlp.lin1.kernel", "embed_dim", "neck_mlp_width")
+    output_stride = 32 >> coarser
+    details = range(sizes.count(f"{neck}.details") if "details" in encoder["neck"] else 0)
+    patches = [
+        sizes.shape(f"{neck}.details.{i}.kernel", "patch", "patch", "width", "embed_dim")[0]
+        for i in details
+    ]
     return EfficientNetLiteConfig(
         stem_width=sizes["stem_width"],
         stage_depths=tuple(sizes.count(f"{backbone}.stages.{stage}") for stage in stages),
         stage_widths=tuple(widths),
-        output_stride=32 >> coarser,
+        output_stride=output_stride,
+        detail_strides=tuple(output_stride // patch for patch in patches),
         out_channels=sizes["embed_dim"],
         neck_depth=sizes.count(f"{neck}.blocks"),
         neck_mlp_width=sizes["neck_mlp_width"],

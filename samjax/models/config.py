@@ -79,6 +79,8 @@ class EfficientNetLiteConfig:
     out_channels: int = 256
     neck_depth: int = 3
     neck_mlp_width: int = 256
+    detail_strides: tuple[int, ...] = ()
+    """Strides finer than `output_stride`, 2 or 4, whose features the embedding has too."""
 
     def __post_init__(self):
         _check_divides("image_size", self.image_size, "the coarsest stride", 32)
@@ -88,6 +90,12 @@ class EfficientNetLiteConfig:
             sizes = getattr(self, name)
             if len(sizes) != 7 or min(sizes) < 1:
                 raise ValueError(f"{name} is {sizes}; it has to be 7 numbers of at least 1.")
+        finer = [stride for stride in (2, 4) if stride < self.output_stride]
+        if not set(self.detail_strides) <= set(finer):
+            raise ValueError(
+                f"detail_strides is {self.detail_strides}; with output_stride "
+                f"{self.output_stride} it can have {finer}."
+            )
         for name in ("stem_width", "out_channels", "neck_depth", "neck_mlp_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
@@ -106,6 +114,12 @@ class EfficientNetLiteConfig:
             for stride, stage in by_stride.items()
             if stride >= self.output_stride
         )
+
+    @property
+    def details(self) -> tuple[tuple[int, int], ...]:
+        """Of the features in `detail_strides`, pixels on a cell's side, and channels."""
+        widths = {2: self.stage_widths[0], 4: self.stage_widths[1]}
+        return tuple((self.output_stride // s, widths[s]) for s in self.detail_strides)
 
     @classmethod
     def lite0(cls, **changes: Any) -> "EfficientNetLiteConfig":
@@ -155,6 +169,9 @@ class SamConfig:
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     mask_threshold: float = 0.0
     dtype: Dtype = "float32"
+    frame_size: int | None = None
+    """Side in pixels of the square whose positions are encoded, if it is not the input: training
+    may show a window of the input, somewhere in it."""
 
     def __post_init__(self):
         _check_divides("embed_dim", self.embed_dim, "attention_downsample_rate * decoder_heads",
@@ -218,7 +235,7 @@ class SamConfig:
     @classmethod
     def nano(cls, image_size: int = 512, **changes: Any) -> "SamConfig":
         """EfficientNet-Lite0 before the published decoder; pixels are (x - 127) / 128."""
-        encoder = EfficientNetLiteConfig.lite0(image_size=image_size)
+        encoder = EfficientNetLiteConfig.lite0(image_size=image_size, detail_strides=(2, 4))
         return cls(**_LITE_PIXELS | {"image_encoder": encoder} | changes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,12 +9,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import Dtype, EfficientNetLiteConfig
-from samjax.models.depthwise import DepthwiseConv
-from samjax.models.layers import Buffer, LayerNorm, Mlp, at_least_float32, gelu, linear
+from samjax.models.depthwise import DepthwiseConv, same_padding
+from samjax.models.layers import (
+    Buffer,
+    LayerNorm,
+    Mlp,
+    PatchConv,
+    at_least_float32,
+    gelu,
+    linear,
+    product,
+    spread,
+)
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -47,7 +58,7 @@ class EfficientNetLite(nnx.Module):
 
     def __init__(self, cfg: EfficientNetLiteConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
         kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
-        self.stem = nnx.Conv(
+        self.stem = StemConv(
             3, cfg.stem_width, (3, 3), strides=2, padding="SAME", use_bias=False, **kw
         )
         self.stem_norm = FrozenBatchNorm(cfg.stem_width, dtype=dtype)
@@ -77,6 +88,26 @@ class EfficientNetLite(nnx.Module):
             for block in blocks:
                 x = block(x)
         return (*features, x)
+
+
+class StemConv(nnx.Conv):
+    """The first convolution, as one product with what lies under each place of the kernel.
+
+    With three channels that costs little memory, and XLA:CPU has no quick program for the gradient
+    of the convolution itself.
+    """
+
+    def __call__(self, inputs: Float[Array, "B S S 3"], out_sharding=None) -> Float[Array, "*L E"]:
+        kernel = self.kernel[...].astype(self.dtype)
+        size, _, d_in, d_out = kernel.shape
+        pads = [same_padding(n, size, 2) for n in inputs.shape[1:3]]
+        padded = jnp.pad(inputs.astype(self.dtype), ((0, 0), *pads, (0, 0)))
+        rows, columns = (-(-n // 2) for n in inputs.shape[1:3])
+        under = [
+            padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+            for i, j in np.ndindex(size, size)
+        ]
+        return product(jnp.concatenate(under, axis=-1), kernel.reshape(-1, d_out))
 
 
 class MbConv(nnx.Module):
@@ -125,15 +156,28 @@ class FrozenBatchNorm(nnx.Module):
             v[...].astype(x.dtype) for v in (self.scale, self.bias, self.mean, self.var)
         )
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+        factor, offset = spread(factor, x.shape), spread(bias - mean * factor, x.shape)
+        return (x * factor + offset).astype(self.dtype)
 
 
 class Neck(nnx.Module):
-    """Brings the coarse features to the finest of them, sums, and smooths (Lin et al. 2017)."""
+    """Brings the coarse features to the finest of them, sums, and smooths (Lin et al. 2017).
+
+    Features that are finer than the embedding come as patches of it. They start with zeros.
+    """
 
     def __init__(self, cfg: EfficientNetLiteConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
         kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         channels = cfg.out_channels
+        self.details = nnx.List(
+            [
+                PatchConv(
+                    width, channels, (size, size), strides=size, use_bias=False,
+                    kernel_init=nnx.initializers.zeros, **kw,
+                )
+                for size, width in cfg.details
+            ]
+        )  # fmt: skip
         self.laterals = nnx.List([linear(width, channels, **kw) for width in cfg.feature_widths])
         self.blocks = nnx.List(
             [NeckBlock(channels, cfg.neck_mlp_width, **kw) for _ in range(cfg.neck_depth)]
@@ -142,12 +186,16 @@ class Neck(nnx.Module):
         self.norm.scale[...] = jnp.full(channels, FIRST_SCALE)
 
     def __call__(self, features: tuple[Float[Array, "B _ _ _"], ...]) -> Float[Array, "B H W D"]:
-        """`features` go from fine to coarse, each of half the side; the last ones are taken."""
+        """`features` go from fine to coarse, each of half the side."""
         used = features[-len(self.laterals) :]
         same_width = [lateral(x) for lateral, x in zip(self.laterals, used, strict=True)]
         x = same_width[-1]
         for finer in reversed(same_width[:-1]):
             x = upsample_twice(x) + finer
+        for detail in self.details:
+            patch = detail.kernel.shape[0]
+            (fine,) = (f for f in features if f.shape[1] == patch * x.shape[1])
+            x = x + detail(fine)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -171,7 +219,7 @@ def relu6(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
 
 def pointwise(d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """A 1x1 convolution without bias, as the matrix product that it is."""
-    return nnx.Linear(d_in, d_out, use_bias=False, dtype=dtype, rngs=rngs)
+    return linear(d_in, d_out, bias=False, dtype=dtype, rngs=rngs)
 
 
 def upsample_twice(x: Float[Array, "B H W D"]) -> Float[Array, "B H2 W2 D"]:

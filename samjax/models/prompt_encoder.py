@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import Buffer, LayerNorm, at_least_float32, conv, gelu
+from samjax.models.layers import Buffer, LayerNorm, at_least_float32, conv, gelu, spread
 from samjax.types import PointLabel, PromptEmbeddings, Prompts
 
 
@@ -32,7 +32,8 @@ class PromptEncoder(nnx.Module):
         self.not_a_point_embed = token()
         self.no_mask_embed = token()
         self.mask_downscaling = MaskDownscaling(cfg, rngs=rngs)
-        self.image_size = cfg.image_size
+        self.frame_size = cfg.frame_size or cfg.image_size
+        self.stride = cfg.image_size / cfg.grid_size
         self.grid_size = cfg.grid_size
         self.dtype = cfg.dtype
 
@@ -46,7 +47,7 @@ class PromptEncoder(nnx.Module):
 
     def embed_points(self, prompts: Prompts) -> Float[Array, "T D"]:
         labels_T = prompts.labels[:, None]
-        position = self.pe_layer((jnp.asarray(prompts.coords) + 0.5) / self.image_size)
+        position = self.pe_layer((jnp.asarray(prompts.coords) + 0.5) / self.frame_size)
         kinds = [self.not_a_point_embed[...], *(e[...] for e in self.point_embeddings)]
         kind = jnp.concatenate(kinds).astype(position.dtype)[jnp.maximum(prompts.labels + 1, 0)]
         position = jnp.where(labels_T >= PointLabel.BACKGROUND, position, 0.0)
@@ -54,17 +55,22 @@ class PromptEncoder(nnx.Module):
 
     def embed_mask(self, prompts: Prompts) -> Float[Array, "H W D"]:
         no_mask = self.no_mask_embed[0].astype(self.dtype)
-        no_mask = jnp.broadcast_to(no_mask, (self.grid_size, self.grid_size, no_mask.size))
+        no_mask = spread(no_mask, (self.grid_size, self.grid_size, no_mask.size))
         if prompts.mask_inputs is None:
             return no_mask
         mask = self.mask_downscaling(jnp.asarray(prompts.mask_inputs)[..., None])
         return mask if prompts.has_mask is None else jnp.where(prompts.has_mask, mask, no_mask)
 
-    def get_dense_pe(self) -> Float[Array, "H W D"]:
-        """Positional encoding of the centres of the image embedding's cells."""
-        centres = (np.arange(self.grid_size) + 0.5) / self.grid_size
-        xy = np.stack(np.meshgrid(centres, centres), axis=-1)
-        return self.pe_layer(jnp.asarray(xy)).astype(self.dtype)
+    def get_dense_pe(self, origin: Float[Array, "2"] | None = None) -> Float[Array, "H W D"]:
+        """Positional encoding of the centres of the image embedding's cells.
+
+        `origin` is the (x, y) of the input's first pixel within the frame, if it is a part of it.
+        """
+        centres = (np.arange(self.grid_size) + 0.5) * (self.stride / self.frame_size)
+        xy = jnp.asarray(np.stack(np.meshgrid(centres, centres), axis=-1))
+        if origin is not None:
+            xy = xy + origin / self.frame_size
+        return self.pe_layer(xy).astype(self.dtype)
 
 
 class PositionEmbeddingRandom(nnx.Module):

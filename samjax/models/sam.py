@@ -35,9 +35,18 @@ class Sam(nnx.Module):
         """`prompts` have leading axes (B, P); the masks come as (B, P, M, h, w)."""
         return jax.vmap(self.decode)(self.image_encoder(jnp.asarray(images)), prompts)
 
-    def decode(self, image_embeddings: Float[Array, "H W D"], prompts: Prompts) -> Predictions:
-        """Every prompt of one picture: `prompts` have one leading axis (P,)."""
-        image_pe = self.prompt_encoder.get_dense_pe()
+    def decode(
+        self,
+        image_embeddings: Float[Array, "H W D"],
+        prompts: Prompts,
+        origin: Float[Array, "2"] | None = None,
+    ) -> Predictions:
+        """Every prompt of one picture: `prompts` have one leading axis (P,).
+
+        `origin` is where the picture begins in a larger frame (`SamConfig.frame_size`), in whose
+        coordinates the prompts then are.
+        """
+        image_pe = self.prompt_encoder.get_dense_pe(origin)
 
         def decode_one(prompt: Prompts) -> Predictions:
             return self.mask_decoder(image_embeddings, image_pe, self.prompt_encoder(prompt))

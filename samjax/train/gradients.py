@@ -116,6 +116,7 @@ def part_gradients(
 ) -> tuple[Leaves, Means]:
     """Gradients and means of a batch that starts with given prompts, divided by `count`."""
     inside = _inside(config, batch)
+    origins = _origins(config, keys)
     next_prompt = functools.partial(
         sampling.next_prompt, scale=_scale(config), mask_threshold=config.mask_threshold
     )
@@ -136,8 +137,12 @@ def part_gradients(
         decoder: Leaves, embeddings: Array, objects: Objects
     ) -> tuple[Array, tuple[ObjectLoss, Array]]:
         params = join_params({**decoder, **encoder}, frozen, config, train)
+        prompts = objects.prompts
+        if origins is not None:
+            coords = jnp.asarray(prompts.coords) + origins[:, None, None]
+            prompts = prompts._replace(coords=coords)
         with _precision(config):
-            predictions = jax.vmap(bind(config, params).decode)(embeddings, objects.prompts)
+            predictions = jax.vmap(bind(config, params).decode)(embeddings, prompts, origins)
         loss = functools.partial(object_loss, train=train, mask_threshold=config.mask_threshold)
         losses = _per_object(loss)(predictions, objects.masks, objects.ambiguous, objects.inside)
         means = jax.tree.map(
@@ -242,6 +247,17 @@ def _first_prompts(
 ) -> FirstPrompt:
     sample = functools.partial(sampling.first_prompt, train=train, scale=_scale(config))
     return _per_object(sample)(_fold(keys, 0), batch.masks, _each(batch.input_sizes, batch))
+
+
+def _origins(config: SamConfig, keys: Key[Array, "B P"]) -> Float[Array, "B 2"] | None:
+    """Where each picture begins in the frame, (x, y), uniformly random among whole pixels; None
+    where the input is the whole frame."""
+    free = (config.frame_size or config.image_size) - config.image_size
+    if not free:
+        return None
+    at_origin = _fold(keys, 2**31 - 1)[:, 0]
+    draw = functools.partial(jax.random.randint, shape=(2,), minval=0, maxval=free + 1)
+    return jax.vmap(draw)(at_origin).astype(jnp.float32)
 
 
 def _iterations(train: TrainConfig, keys: Key[Array, "B P"]) -> tuple[Array, Array]:

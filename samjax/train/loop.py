@@ -229,17 +229,28 @@ def _batch(example: Example) -> Batch:
 
 def _training_config(model: Model, run: RunConfig) -> SamConfig:
     """The model's, with the run's input size. Raises `ValueError` where arrays depend on it."""
-    if not run.image_size or run.image_size == model.config.image_size:
-        return model.config
-    encoder = dataclasses.replace(model.config.image_encoder, image_size=run.image_size)
-    config = model.config.replace(image_encoder=encoder)
+    config = _resized(model.config, run.image_size or model.config.image_size)
+    if run.crop_size:
+        if run.crop_size > config.image_size:
+            raise ValueError(
+                f"crop_size is {run.crop_size}; it has to be at most the input's "
+                f"{config.image_size} pixels"
+            )
+        config = _resized(config, run.crop_size).replace(frame_size=config.image_size)
+    if config == model.config:
+        return config
     groups = differences(flatten(model.params), flatten(abstract_params(config)))
     if any(groups.values()):
         raise ValueError(
-            f"image_size is {run.image_size}, the model's {model.config.image_size}, and this "
+            f"the input is {config.image_size}, the model's {model.config.image_size}, and this "
             f"image encoder has arrays for its own size:\n{describe(groups)}"
         )
     return config
+
+
+def _resized(config: SamConfig, image_size: int) -> SamConfig:
+    encoder = dataclasses.replace(config.image_encoder, image_size=image_size)
+    return config.replace(image_encoder=encoder)
 
 
 def _mesh(run: RunConfig) -> jax.sharding.Mesh:

@@ -63,6 +63,10 @@ class RunConfig:
     validation: tuple[DataConfig, ...] = ()
     image_size: int = 0
     """Input size in training if it is to be another one than the model's."""
+    crop_size: int = 0
+    """Side in pixels of the windows that are trained on, in place of the whole input; their
+    positions are encoded as those of a random place in it. An augmentation's scale of 1 is then a
+    picture of this size. For an image encoder whose arrays fit every size."""
     batch_size: int = 4
     """Pictures in a step, over all devices and processes."""
     num_objects: int = 8
@@ -94,7 +98,7 @@ class RunConfig:
         for name in ("batch_size", "num_objects", "log_every", "checkpoint_every", "keep",
                      "validation_pictures"):  # fmt: skip
             _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("num_workers", "evaluate_every", "sample_pictures", "image_size"):
+        for name in ("num_workers", "evaluate_every", "sample_pictures", "image_size", "crop_size"):
             _check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         for data in self.data:
             _check(data.weight > 0 and math.isfinite(data.weight), "weight", "above 0", data.weight)

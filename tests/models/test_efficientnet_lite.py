@@ -91,17 +91,24 @@ def test_as_many_parameters_as_the_public_package(number):
 
 
 @pytest.mark.parametrize(
-    "output_stride",
-    [8, pytest.param(4, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.slow)],
+    "output_stride, detail_strides",
+    [
+        (8, (2, 4)),
+        pytest.param(4, (), marks=pytest.mark.slow),
+        pytest.param(32, (4,), marks=pytest.mark.slow),
+    ],
 )
-def test_the_whole_encoder_and_its_gradients(output_stride):
+def test_the_whole_encoder_and_its_gradients(output_stride, detail_strides):
     reference = random_backbone(0, 64, seed=1)
     cfg = EfficientNetLiteConfig.lite0(
         image_size=64, output_stride=output_stride, out_channels=32, neck_depth=2,
-        neck_mlp_width=48,
+        neck_mlp_width=48, detail_strides=detail_strides,
     )  # fmt: skip
     backbone = backbone_from_state_dict(reference.state_dict(), cfg)
     graphdef, params = encoder_with(backbone, cfg)
+    for i, detail in params["neck"].get("details", {}).items():
+        assert not detail["kernel"].any()
+        detail["kernel"] = 0.1 * jax.random.normal(jax.random.key(i), detail["kernel"].shape)
     images = pictures(64, batch=2)
     model = TorchEncoder(params, cfg, 0).eval()
     weights = np.random.default_rng(2).normal(size=(2, *[cfg.grid_size] * 2, 32))
@@ -188,6 +195,10 @@ CONFIGS = {
         ),
         num_multimask_outputs=1,
     ),
+    "one fine feature": SamConfig.nano(
+        image_encoder=EfficientNetLiteConfig(output_stride=16, detail_strides=(4,))
+    ),
+    "no fine features": SamConfig.nano(image_encoder=EfficientNetLiteConfig.lite1()),
 }  # fmt: skip
 
 
@@ -222,6 +233,8 @@ def test_dicts_know_their_kind():
         (dict(output_stride=2), "output_stride is 2; use 4, 8, 16 or 32"),
         (dict(stage_depths=(1, 2, 3)), r"stage_depths is \(1, 2, 3\).*7 numbers"),
         (dict(stage_widths=(16, 24, 40, 80, 0, 192, 320)), "stage_widths is .*at least 1"),
+        (dict(detail_strides=(1,)), r"detail_strides is \(1,\); with output_stride 8 .*\[2, 4\]"),
+        (dict(output_stride=4, detail_strides=(4,)), r"detail_strides is \(4,\).*\[2\]"),
         (dict(neck_depth=0), "neck_depth is 0; it has to be at least 1"),
     ],
 )

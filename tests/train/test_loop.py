@@ -306,8 +306,24 @@ def test_embeddings_of_an_encoder_in_training(folder, tmp_path):
 
 def test_another_input_size(folder, tmp_path):
     run = small_run(folder, tmp_path, image_size=128)
-    with pytest.raises(ValueError, match="(?s)image_size is 128, the model's 64.*pos_embed"):
+    with pytest.raises(ValueError, match="(?s)the input is 128, the model's 64.*pos_embed"):
         loop.run_training(run, progress=False)
+
+
+def test_windows_of_the_input(folder, tmp_path, monkeypatch):
+    """They are of their own size, and have their positions in the whole input."""
+    config = SamConfig.nano(128, decoder_mlp_width=32)
+    model = write_model(tmp_path / "nano", config)
+    seen = []
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *a: seen.append(a[0]) or step(*a))
+    train = TRAIN.replace(total_steps=1, trained="decoder", num_points=0)
+    run = small_run(folder, tmp_path / "out", model=str(model), crop_size=64, train=train)
+    trained = samjax.load(loop.run_training(run, progress=False))
+    assert (seen[0].image_size, seen[0].frame_size) == (64, 128)
+    assert trained.config == config
+    with pytest.raises(ValueError, match="crop_size is 256; .* at most the input's 128 pixels"):
+        loop.run_training(run.replace(crop_size=256, output=str(tmp_path / "other")))
 
 
 def test_seven_pictures_on_several_devices(folder, tmp_path, monkeypatch):

@@ -98,6 +98,7 @@ def test_a_setting_leaves_the_values_it_came_from_alone():
         ({"data": [{"weight": 1}]}, "path is missing"),
         ({"data": [{"path": "a", "weight": -1}]}, "weight has to be above 0, not -1"),
         ({"batch_size": 0}, "batch_size has to be at least 1, not 0"),
+        ({"crop_size": -8}, "crop_size has to be at least 0, not -8"),
         ({"evaluate_every": -1}, "evaluate_every has to be at least 0"),
         ({"embedding_cache": "kept"}, "augment has to be false"),
     ],

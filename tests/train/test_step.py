@@ -16,9 +16,11 @@ from samjax import SamConfig, inference
 from samjax.convert import from_state_dict
 from samjax.models.architecture import buffer_names
 from samjax.models.params import flatten
+from samjax.train import gradients as gradients_module
 from samjax.train.config import TrainConfig
 from samjax.train.gradients import Batch, batch_gradients, check_batch, part_gradients
-from samjax.train.parameters import split_params
+from samjax.train.losses import object_loss
+from samjax.train.parameters import join_params, split_params
 from samjax.train.sampling import FirstPrompt
 from samjax.train.step import TrainState, init_state, train_step, trained_params
 from samjax.types import PointLabel, Prompts
@@ -157,6 +159,51 @@ def test_gradients_agree_with_torch(reference, params, measured):
         worst = max(worst, error / scale if scale else error)
         assert error <= 1e-4 * scale, (name, error, scale)
     measured(f"gradients of a training step: {worst:.1e} of the largest of each parameter")
+
+
+def test_a_window_is_trained_at_its_place(params):
+    """The decoder's gradients are those of prompts and positions moved to where the window is."""
+    config, train = CONFIG.replace(frame_size=256), DECODER
+    batch = with_embeddings(some_batch())
+    keys = jax.vmap(lambda key: jax.random.split(key, 2))(jax.random.split(jax.random.key(4), 2))
+    origins = gradients_module._origins(config, keys)
+    assert origins.shape == (2, 2) and gradients_module._origins(CONFIG, keys) is None
+    assert (origins >= 0).all() and (origins <= 128).all() and (origins != 0).any()
+    np.testing.assert_array_equal(origins, np.round(origins))
+
+    split = split_params(params, config, train)
+    coords = np.array([[[[20.0, 30.0], [0, 0]], [[9.0, 8.0], [60, 70]]]] * 2, np.float32)
+    labels = np.array([[[1, -1], [2, 3]]] * 2)
+    prompts = Prompts(
+        jnp.asarray(coords), jnp.asarray(labels), jnp.zeros((2, 2, 32, 32)), jnp.zeros((2, 2), bool)
+    )
+    first = FirstPrompt(prompts, jnp.asarray([[True, False]] * 2))
+    found, _ = part_gradients(
+        config, train, split.trained, split.frozen, batch, first, keys, jnp.float32(4)
+    )
+
+    def loss(trained):
+        sam = inference.bind(config, join_params(trained, split.frozen, config, train))
+        total = 0.0
+        for picture in range(2):
+            image_pe = sam.prompt_encoder.get_dense_pe(origins[picture])
+            for index in range(2):
+                moved = coords[picture, index] + np.asarray(origins[picture])
+                prompt = Prompts(jnp.asarray(moved), jnp.asarray(labels[picture, index]))
+                predictions = sam.mask_decoder(
+                    jnp.asarray(batch.image_embeddings[picture]),
+                    image_pe,
+                    sam.prompt_encoder(prompt),
+                )
+                inside = np.arange(32)[None] * 4 + 2 < batch.input_sizes[picture][1]
+                total += object_loss(
+                    predictions, jnp.asarray(batch.masks[picture, index]),
+                    first.ambiguous[picture, index], jnp.asarray(np.broadcast_to(inside, (32, 32))),
+                    train=train, mask_threshold=0.0,
+                ).total  # fmt: skip
+        return total / 4
+
+    close(found, jax.grad(loss)(split.trained), 1e-4)
 
 
 def test_padding_objects_contribute_nothing(params):
@@ -315,6 +362,7 @@ def test_lora_trains_through_the_images(params):
 DEVICES = """
 import jax, numpy as np
 from samjax import SamConfig, inference
+from samjax.train import gradients as gradients_module
 from samjax.train.config import TrainConfig
 from samjax.train.step import init_state, shard, train_step
 from test_step import CONFIG, SINGLE, close, some_batch

@@ -1,0 +1,82 @@
+"""What the layers compute, and their gradients, against the plain way to write them."""
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from samjax.models import layers
+
+SHAPES = [(5,), (1, 5), (6, 5), (4096, 256), (2, 64, 64, 32), (2, 3, 5, 2, 2, 7), (3, 4, 2048)]
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_spread_is_a_broadcast_and_its_gradient_a_sum(shape):
+    vector, weights = draw(shape[-1]), draw(*shape, seed=1)
+    np.testing.assert_array_equal(layers.spread(vector, shape), jnp.broadcast_to(vector, shape))
+    found = jax.jit(jax.grad(lambda v: (layers.spread(v, shape) * weights).sum()))(vector)
+    expected = np.asarray(weights, np.float64).sum(tuple(range(len(shape) - 1)))
+    scale = np.abs(np.asarray(weights)).sum(tuple(range(len(shape) - 1))).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * scale)
+
+
+def test_the_first_axis_stays_whole():
+    """It may be spread over devices, which a block across pictures would bring together."""
+    jaxpr = jax.make_jaxpr(lambda v: layers.spread(v, (8, 2, 2, 4)))(draw(4))
+    shapes = [equation.outvars[0].aval.shape for equation in jaxpr.eqns]
+    assert shapes == [(2, 2, 4), (2, 2, 4), (8, 1, 2, 2, 4), (8, 2, 2, 4)]
+
+
+@pytest.mark.parametrize("shape", [(5,), (6, 5), (2, 3, 4, 5)], ids=str)
+def test_product_and_its_derivatives(shape):
+    x, kernel, weights = draw(*shape), draw(5, 3, seed=1), draw(*shape[:-1], 3, seed=2)
+
+    def loss(multiply):
+        return lambda x, kernel: (jnp.sin(multiply(x, kernel)) * weights).sum()
+
+    ours, plain = loss(layers.product), loss(jnp.matmul)
+    np.testing.assert_array_equal(layers.product(x, kernel), x @ kernel)
+    for a, b in zip(
+        jax.grad(ours, (0, 1))(x, kernel), jax.grad(plain, (0, 1))(x, kernel), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
+    # Forward over reverse, as Hessian-vector products take it.
+    for f in (0, 1):
+        tangent = jax.jvp(jax.grad(ours, f), (x, kernel), (x, kernel))[1]
+        expected = jax.jvp(jax.grad(plain, f), (x, kernel), (x, kernel))[1]
+        np.testing.assert_allclose(tangent, expected, rtol=0, atol=2e-5)
+
+
+def test_gradients_of_a_product_keep_its_precision():
+    def loss(x, kernel):
+        with jax.default_matmul_precision("highest"):
+            return layers.product(x, kernel).sum()
+
+    for precision, function in (("HIGHEST", loss), ("None", lambda *a: layers.product(*a).sum())):
+        jaxpr = str(jax.make_jaxpr(jax.grad(function, (0, 1)))(draw(6, 5), draw(5, 3)))
+        assert jaxpr.count("dot_general") == 3
+        assert jaxpr.count("HIGHEST") == (0 if precision == "None" else 6)
+
+
+def test_product_over_several_models():
+    x, kernels = draw(4, 6, 5), draw(4, 5, 3, seed=1)
+    found = jax.vmap(layers.product)(x, kernels)
+    np.testing.assert_allclose(found, x @ kernels, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size, bias", [(1, True), (2, True), (2, False), (4, False)])
+def test_patches_are_a_convolution(size, bias):
+    rngs = nnx.Rngs(0)
+    ours = layers.conv(3, 6, size, stride=size, bias=bias, dtype="float32", rngs=rngs)
+    assert isinstance(ours, layers.PatchConv)
+    x = draw(2, 8, 12, 3)
+    found = ours(x)
+    expected = nnx.Conv.__call__(ours, x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    # A picture alone, as the prompt encoder has its masks.
+    np.testing.assert_allclose(ours(x[0]), expected[0], rtol=0, atol=2e-6)

@@ -1,0 +1,41 @@
+"""Positions in a window of the frame are those that the whole has there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from samjax import SamConfig
+from samjax.models.prompt_encoder import PromptEncoder
+from samjax.types import Prompts
+
+WHOLE = SamConfig.nano(128)
+WINDOW = SamConfig.nano(64, frame_size=128)
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    return tuple(PromptEncoder(config, rngs=nnx.Rngs(0)) for config in (WHOLE, WINDOW))
+
+
+@pytest.mark.parametrize("x, y", [(0, 0), (8, 24), (64, 64)])
+def test_positional_encoding_of_a_window(encoders, x, y):
+    whole, window = encoders
+    found = window.get_dense_pe(jnp.asarray([x, y], jnp.float32))
+    cells = np.s_[y // 8 : y // 8 + 8, x // 8 : x // 8 + 8]
+    np.testing.assert_allclose(found, whole.get_dense_pe()[cells], rtol=0, atol=1e-5)
+
+
+def test_prompts_are_in_the_frame(encoders):
+    coords, labels = jnp.asarray([[3.0, 90.0], [100.0, 7.5]]), jnp.asarray([2, 3])
+    whole, window = (encoder.embed_points(Prompts(coords, labels)) for encoder in encoders)
+    np.testing.assert_array_equal(whole, window)
+    other = PromptEncoder(SamConfig.nano(64), rngs=nnx.Rngs(0))
+    assert np.abs(other.embed_points(Prompts(coords, labels)) - whole).max() > 0.1
+
+
+def test_a_window_at_the_origin_needs_none(encoders):
+    window = encoders[1]
+    with_origin = jax.jit(window.get_dense_pe)(jnp.zeros(2))
+    np.testing.assert_allclose(window.get_dense_pe(), with_origin, rtol=0, atol=1e-6)
