@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from benchmarks.nano import synthetic
 from benchmarks.nano.add_details import with_details
 from benchmarks.nano.prepare import split
 from samjax import SamConfig
 from samjax.checkpoint import Model
+from samjax.datasets import decode_mask, open_source, read_picture
 from samjax.inference import encode_images, init_params
 from samjax.models import EfficientNetLiteConfig
 from samjax.train.run_config import RunConfig, read_toml
@@ -54,6 +57,29 @@ def test_fine_features_change_nothing_at_first():
     )
     with pytest.raises(ValueError, match="only the image encoder of nano"):
         with_details(Model({}, SamConfig.tiny()))
+
+
+def test_synthetic_pictures(tmp_path):
+    """Every annotation is of its picture's size, and no pixel is in two that no shape holds."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        pixels = rng.integers(0, 256, (80, 120, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    path = synthetic.write(tmp_path / "out", 4, 1, [tmp_path / "a.png", tmp_path / "b.png"])
+    source = open_source(path)
+    assert len(source) == 4 and not source.report.counts
+    written = json.loads(path.read_text())
+    for index in range(4):
+        record = source.read(index)
+        assert read_picture(record).shape[:2] == record.size
+        masks = np.stack([decode_mask(record, i) for i in range(len(record.masks))])
+        assert len(masks) >= 2 and masks.any(0).mean() > 0.98
+        # Only a part of a shape lies over another region, and it lies in one alone.
+        assert masks.sum(0).max() <= 2
+        areas = [a["area"] for a in written["annotations"] if a["image_id"] == index + 1]
+        assert masks.sum((1, 2)).tolist() == areas and min(areas) >= synthetic.MIN_AREA
+    again = synthetic.write(tmp_path / "again", 4, 1, [tmp_path / "a.png", tmp_path / "b.png"])
+    assert again.read_text() == path.read_text()
 
 
 @pytest.mark.parametrize("name, held_out", [("coco-mix", {7, 27}), ("nuclei", {4, 27})])

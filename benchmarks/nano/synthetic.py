@@ -1,0 +1,183 @@
+"""Pictures with edges that are known to the pixel: shapes, parts of shapes, and grounds.
+
+    python -m benchmarks.nano.synthetic --number 400
+
+COCO annotates things, and not what they are made of or stand on, with outlines drawn by hand. Here
+every region has a mask: two or three grounds, shapes on them that hide each other, and on some a
+part of another texture. Textures are taken from the training pictures that
+`benchmarks.nano.prepare` lists. Pictures and `instances.json` go to `nano-training/synthetic`.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco
+from tqdm import tqdm
+
+from benchmarks.nano.prepare import OUTPUT
+from samjax.images import read_image
+
+MIN_AREA = 100
+"""Pixels of a region that is still annotated."""
+
+Texture = Callable[[np.random.Generator, int, int], np.ndarray]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--number", type=int, default=400)
+    parser.add_argument("--folder", type=Path, default=OUTPUT)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    content = json.loads((args.folder / "coco-mix-training.json").read_text())
+    names = [image["file_name"] for image in content["images"]]
+    pictures = args.folder / "data/coco-mix/images"
+    write(args.folder / "synthetic", args.number, args.seed, [pictures / name for name in names])
+
+
+def write(folder: Path, number: int, seed: int, pictures: Sequence[Path]) -> Path:
+    """`number` pictures and their COCO file, whose path is returned."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for index in tqdm(range(number), unit="picture", delay=2):
+        rng = np.random.default_rng((seed, index))
+        pixels, masks = draw(rng, texture_of(pictures))
+        name = f"{index:05}.jpg"
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(75, 96))]
+        cv2.imwrite(str(folder / "images" / name), pixels[:, :, ::-1], quality)
+        height, width = pixels.shape[:2]
+        images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
+        for mask in masks:
+            rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "area": int(mask.sum()),
+                    "bbox": coco.toBbox(rle).tolist(),
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                }
+            )
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "region"}],
+    }
+    path = folder / "instances.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def draw(rng: np.random.Generator, texture: Texture) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A picture (H, W, 3) and the mask (H, W) of each region that can be seen."""
+    height, width = rng.integers(360, 641, 2).tolist()
+    pixels, masks = np.zeros((height, width, 3), np.float32), []
+    for ground in grounds(rng, height, width):
+        pixels[ground] = texture(rng, height, width)[ground]
+        masks.append(ground)
+    for _ in range(rng.integers(3, 9)):
+        size = float(np.exp(rng.uniform(np.log(24), np.log(260))))
+        centre = rng.uniform(0, [width, height])
+        share = shape(rng, centre, size, (height, width))
+        covered = share >= 0.5
+        if covered.sum() < MIN_AREA:
+            continue
+        pixels = mixed(pixels, shaded(rng, texture(rng, height, width)), share)
+        masks = [mask & ~covered for mask in masks]
+        masks.append(covered)
+        if size > 60 and rng.random() < 0.5:
+            moved = centre + rng.uniform(-0.3, 0.3, 2) * size
+            part = share * shape(rng, moved, size * rng.uniform(0.3, 0.7), (height, width))
+            pixels = mixed(pixels, texture(rng, height, width), part)
+            masks.append(part >= 0.5)
+    return finished(rng, pixels), [mask for mask in masks if mask.sum() >= MIN_AREA]
+
+
+def grounds(rng: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
+    """One to three regions that fill the picture, parted by smooth lines."""
+    coarse = rng.normal(size=(4, 4)).astype(np.float32)
+    field = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    slope = rng.normal(scale=3, size=2)
+    field += np.linspace(0, slope[0], height, dtype=np.float32)[:, None]
+    field += np.linspace(0, slope[1], width, dtype=np.float32)[None]
+    cuts = np.quantile(field, np.sort(rng.uniform(0.2, 0.8, rng.integers(0, 3))))
+    level = np.digitize(field, cuts)
+    return [level == i for i in range(len(cuts) + 1)]
+
+
+def shape(
+    rng: np.random.Generator, centre: np.ndarray, size: float, canvas: tuple[int, int]
+) -> np.ndarray:
+    """The share of each pixel that a random outline of about `size` pixels covers, in [0, 1]."""
+    kind = rng.integers(4)
+    if kind == 0:  # smooth, from a few harmonics
+        angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+        radius = np.ones_like(angle)
+        for n in range(2, 7):
+            radius += rng.normal(scale=0.5 / n) * np.cos(n * angle + rng.uniform(0, 2 * np.pi))
+        radius = np.maximum(radius, 0.15)
+    elif kind == 1:  # an ellipse
+        angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)
+        radius = np.ones_like(angle)
+    else:  # a rectangle, or another polygon
+        corners = 4 if kind == 2 else rng.integers(3, 10)
+        angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+        radius = np.ones_like(angle) if kind == 2 else rng.uniform(0.4, 1.2, corners)
+    points = np.stack([np.cos(angle), np.sin(angle)]) * radius * size / 2
+    points[1] *= np.exp(rng.uniform(-1, 0))
+    turn = rng.uniform(0, 2 * np.pi)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    points = (rotation @ points).T + centre
+    share = np.zeros(canvas, np.uint8)
+    fixed = np.round(points * 16).astype(np.int32)
+    cv2.fillPoly(share, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
+    return share.astype(np.float32) / 255
+
+
+def texture_of(pictures: Sequence[Path]) -> Texture:
+    """Crops of these pictures, enlarged to fill what is asked for, with other colours."""
+
+    def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+        source = read_image(pictures[int(rng.integers(len(pictures)))])
+        side = int(min(source.shape[0], source.shape[1], rng.integers(16, 96)))
+        y = int(rng.integers(source.shape[0] - side + 1))
+        x = int(rng.integers(source.shape[1] - side + 1))
+        crop = source[y : y + side, x : x + side].astype(np.float32)
+        crop = cv2.resize(crop, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+        crop = crop * rng.uniform(0.6, 1.4) + rng.uniform(-40, 40, 3).astype(np.float32)
+        down, right = height - len(crop), width - crop.shape[1]
+        padded = cv2.copyMakeBorder(
+            crop, 0, max(0, down), 0, max(0, right), borderType=cv2.BORDER_REFLECT
+        )
+        return padded[:height, :width]
+
+    return texture
+
+
+def shaded(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """Brighter towards one side."""
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    slope = rng.uniform(-0.4, 0.4, 2).astype(np.float32)
+    return pixels * (1 + slope[0] * (y / height - 0.5) + slope[1] * (x / width - 0.5))[..., None]
+
+
+def mixed(back: np.ndarray, front: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return back + (front - back) * share[..., None]
+
+
+def finished(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """As a camera would have it: a little blur and noise."""
+    pixels = cv2.GaussianBlur(pixels, (0, 0), float(rng.uniform(0.4, 1.0)))
+    pixels = pixels + rng.normal(scale=rng.uniform(0, 6), size=pixels.shape)
+    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()
