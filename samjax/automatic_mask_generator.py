@@ -205,6 +205,7 @@ class SamAutomaticMaskGenerator:
         predictions = inference.decode_masks(
             model.params, self.predictor.picture.features, self._prompts(points),
             config=model.config,
+            least_iou=self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf,
         ).select(multimask_output=True)  # fmt: skip
         ious = np.asarray(predictions.iou_predictions)[0, : len(points)]
         per_point = ious.shape[1]

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -56,16 +57,20 @@ def decode_masks(
     prompts: Prompts,
     *,
     config: SamConfig | None = None,
+    least_iou: float | None = None,
 ) -> Predictions:
     """All masks of every prompt on every picture: (B, P, M, h, w) logits and (B, P, M) IoUs.
 
     `prompts` have leading axes (B, P); `samjax.prompts.pack` builds them. `Predictions.select`
-    picks the single mask or the multimask outputs. Raises `ValueError` when shapes do not fit the
-    model or each other.
+    picks the single mask or the multimask outputs. With `least_iou`, all masks of a prompt are
+    zeros where no multimask output has a predicted IoU above it; the CPU does not compute them.
+    Raises `ValueError` when shapes do not fit the model or each other.
     """
     config = config or config_from_params(params)
     _check_decoder_input(config, image_embeddings, prompts)
-    return _decode(config, params, image_embeddings, prompts)
+    if least_iou is None:
+        return _decode(config, params, image_embeddings, prompts)
+    return _decode_promising(config, params, image_embeddings, prompts, np.float32(least_iou))
 
 
 def predict_masks(
@@ -126,8 +131,13 @@ class Upscaler:
 
 def compiled_programs() -> dict[str, int]:
     """How many shapes of each function have been compiled in this process."""
-    programs = {"encode_images": _encode, "decode_masks": _decode, "upscale": _upscale,
-                "measure": _measure}  # fmt: skip
+    programs = {
+        "encode_images": _encode,
+        "decode_masks": _decode,
+        "decode_promising": _decode_promising,
+        "upscale": _upscale,
+        "measure": _measure,
+    }
     return {name: program._cache_size() for name, program in programs.items()}  # type: ignore[attr-defined]
 
 
@@ -157,6 +167,23 @@ def _decode(
 ) -> Predictions:
     with _precision(config):
         return jax.vmap(bind(config, params).decode)(image_embeddings, prompts)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode_promising(
+    config: SamConfig, params: Params, image_embeddings: Array, prompts: Prompts, least_iou: Array
+) -> Predictions:
+    """On the CPU picture by picture: under `vmap` nothing could be left out."""
+
+    def one(picture: tuple[Array, Prompts]) -> Predictions:
+        return bind(config, params).decode_promising(*picture, jnp.asarray(least_iou))
+
+    with _precision(config):
+        return jax.lax.platform_dependent(
+            jnp.asarray(image_embeddings), jax.tree.map(jnp.asarray, prompts),
+            cpu=lambda *pictures: jax.lax.map(one, pictures),
+            default=lambda *pictures: jax.vmap(lambda *picture: one(picture))(*pictures),
+        )  # fmt: skip
 
 
 _upscale = jax.jit(upscale_masks)

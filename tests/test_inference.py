@@ -81,6 +81,29 @@ def test_batch_equals_loop(params, images, embeddings, with_masks):
             close(jax.tree.map(lambda x, b=b, p=p: x[b : b + 1, p : p + 1], batch), single)
 
 
+@pytest.mark.parametrize("prompts_each", [4, 7, 8])
+def test_what_promises_little_is_left_out(params, embeddings, prompts_each):
+    """Promising prompts get the very masks, the others zeros, and all get their IoUs."""
+    rng = np.random.default_rng(5)
+    coords = rng.uniform(0, 128, (3, prompts_each, 2, 2)).astype(np.float32)
+    labels = np.tile(
+        np.array([PointLabel.FOREGROUND, PointLabel.NOT_A_POINT]), (3, prompts_each, 1)
+    )
+    some = Prompts(coords, labels)
+    whole = inference.decode_masks(params, embeddings, some, config=CONFIG)
+    best = np.asarray(whole.iou_predictions)[..., 1:].max(-1)
+    least = float(np.median(best)) + 1e-4
+    found = inference.decode_masks(params, embeddings, some, config=CONFIG, least_iou=least)
+    close(found.iou_predictions, whole.iou_predictions, 2e-6)
+    promising = best > least
+    assert promising.any() and not promising.all()
+    masks = np.asarray(found.low_res_masks)
+    close(masks[promising], np.asarray(whole.low_res_masks)[promising], 2e-6)
+    assert not masks[~promising].any()
+    everything = inference.decode_masks(params, embeddings, some, config=CONFIG, least_iou=-np.inf)
+    close(everything, whole, 2e-6)
+
+
 @pytest.mark.parametrize("tokens", [5, 8, 32])
 def test_padding_tokens_change_nothing(params, embeddings, tokens):
     """Nor does what stands in them."""

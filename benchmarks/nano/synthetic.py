@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def write(folder: Path, number: int, seed: int, pictures: Sequence[Path]) -> Path:
     """`number` pictures and their COCO file, whose path is returned."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in tqdm(range(number), unit="picture", delay=2):
         rng = np.random.default_rng((seed, index))
         pixels, masks = draw(rng, texture_of(pictures))
@@ -104,10 +105,9 @@ def grounds(rng: np.random.Generator, height: int, width: int) -> list[np.ndarra
     coarse = rng.normal(size=(4, 4)).astype(np.float32)
     field = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     slope = rng.normal(scale=3, size=2)
-    field += np.linspace(0, slope[0], height, dtype=np.float32)[:, None]
-    field += np.linspace(0, slope[1], width, dtype=np.float32)[None]
-    cuts = np.quantile(field, np.sort(rng.uniform(0.2, 0.8, rng.integers(0, 3))))
-    level = np.digitize(field, cuts)
+    down, right = np.linspace(0, slope[0], height)[:, None], np.linspace(0, slope[1], width)
+    cuts = np.quantile(field + down + right, np.sort(rng.uniform(0.2, 0.8, rng.integers(0, 3))))
+    level = np.digitize(field + down + right, cuts)
     return [level == i for i in range(len(cuts) + 1)]
 
 
@@ -148,13 +148,16 @@ def texture_of(pictures: Sequence[Path]) -> Texture:
         side = int(min(source.shape[0], source.shape[1], rng.integers(16, 96)))
         y = int(rng.integers(source.shape[0] - side + 1))
         x = int(rng.integers(source.shape[1] - side + 1))
-        crop = source[y : y + side, x : x + side].astype(np.float32)
-        crop = cv2.resize(crop, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-        crop = crop * rng.uniform(0.6, 1.4) + rng.uniform(-40, 40, 3).astype(np.float32)
+        crop = cv2.resize(
+            source[y : y + side, x : x + side].astype(np.float32), None, fx=2, fy=2,
+            interpolation=cv2.INTER_CUBIC,
+        )  # fmt: skip
+        coloured = crop * rng.uniform(0.6, 1.4) + rng.uniform(-40, 40, 3)
         down, right = height - len(crop), width - crop.shape[1]
         padded = cv2.copyMakeBorder(
-            crop, 0, max(0, down), 0, max(0, right), borderType=cv2.BORDER_REFLECT
-        )
+            coloured.astype(np.float32), 0, max(0, down), 0, max(0, right),
+            borderType=cv2.BORDER_REFLECT,
+        )  # fmt: skip
         return padded[:height, :width]
 
     return texture

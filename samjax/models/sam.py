@@ -58,6 +58,52 @@ class Sam(nnx.Module):
             return jax.vmap(decode_one)(prompts)
         return jax.lax.platform_dependent(prompts, cpu=in_groups, default=jax.vmap(decode_one))
 
+    def decode_promising(
+        self,
+        image_embeddings: Float[Array, "H W D"],
+        prompts: Prompts,
+        least_iou: Float[Array, ""],
+    ) -> Predictions:
+        """`decode`, with zeros for the masks of prompts that have no multimask output whose
+        predicted IoU is above `least_iou`.
+
+        The IoUs come before the masks, and of what is left out the CPU computes no more than them.
+        """
+        image_pe = self.prompt_encoder.get_dense_pe()
+        low = 4 * image_embeddings.shape[0]
+
+        def attend(prompt: Prompts) -> tuple[Array, Array, Array]:
+            embedding = self.prompt_encoder(prompt)
+            tokens, image = self.mask_decoder.attend(image_embeddings, image_pe, embedding)
+            return tokens, image, self.mask_decoder.iou_predictions(tokens)
+
+        def masks(attended: tuple[Array, Array, Array]) -> Array:
+            tokens, image, ious = attended
+            return jax.lax.cond(
+                jnp.any(ious[1:] > least_iou),
+                lambda: self.mask_decoder.masks(tokens, image),
+                lambda: jnp.zeros((len(ious), low, low), ious.dtype),
+            )
+
+        def in_groups(prompts: Prompts) -> Predictions:
+            number = prompts.labels.shape[0]
+            size = max(n for n in range(1, PROMPTS_AT_ONCE + 1) if number % n == 0)
+
+            def group(prompts: Prompts) -> Predictions:
+                attended = jax.vmap(attend)(prompts)
+                return Predictions(jax.lax.map(masks, attended), attended[2])
+
+            groups = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), prompts)
+            return jax.tree.map(
+                lambda x: x.reshape(number, *x.shape[2:]), jax.lax.map(group, groups)
+            )
+
+        def at_once(prompts: Prompts) -> Predictions:
+            attended = jax.vmap(attend)(prompts)
+            return Predictions(jax.vmap(masks)(attended), attended[2])
+
+        return jax.lax.platform_dependent(prompts, cpu=in_groups, default=at_once)
+
 
 def _image_encoder(
     cfg: SamConfig, *, rngs: nnx.Rngs
