@@ -5,7 +5,8 @@ read from their shapes unless `config` is given, which also chooses the type to 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +69,8 @@ def decode_masks(
     """
     config = config or config_from_params(params)
     _check_decoder_input(config, image_embeddings, prompts)
-    if least_iou is None:
-        return _decode(config, params, image_embeddings, prompts)
-    return _decode_promising(config, params, image_embeddings, prompts, np.float32(least_iou))
+    least = None if least_iou is None else np.float32(least_iou)
+    return _decode(config, params, image_embeddings, prompts, least)
 
 
 def predict_masks(
@@ -134,7 +134,6 @@ def compiled_programs() -> dict[str, int]:
     programs = {
         "encode_images": _encode,
         "decode_masks": _decode,
-        "decode_promising": _decode_promising,
         "upscale": _upscale,
         "measure": _measure,
     }
@@ -163,27 +162,30 @@ def _encode(config: SamConfig, params: Params, images: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(
-    config: SamConfig, params: Params, image_embeddings: Array, prompts: Prompts
+    config: SamConfig,
+    params: Params,
+    image_embeddings: Array,
+    prompts: Prompts,
+    least_iou: Array | None,
 ) -> Predictions:
     with _precision(config):
-        return jax.vmap(bind(config, params).decode)(image_embeddings, prompts)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode_promising(
-    config: SamConfig, params: Params, image_embeddings: Array, prompts: Prompts, least_iou: Array
-) -> Predictions:
-    """On the CPU picture by picture: under `vmap` nothing could be left out."""
-
-    def one(picture: tuple[Array, Prompts]) -> Predictions:
-        return bind(config, params).decode_promising(*picture, jnp.asarray(least_iou))
-
-    with _precision(config):
-        return jax.lax.platform_dependent(
+        model = bind(config, params)
+        return for_each_picture(
+            lambda embedding, prompts: model.decode(embedding, prompts, least_iou=least_iou),
             jnp.asarray(image_embeddings), jax.tree.map(jnp.asarray, prompts),
-            cpu=lambda *pictures: jax.lax.map(one, pictures),
-            default=lambda *pictures: jax.vmap(lambda *picture: one(picture))(*pictures),
         )  # fmt: skip
+
+
+def for_each_picture(function: Callable, *pictures: Any) -> Any:
+    """`function` of each picture's arrays: one after the other on the CPU, elsewhere together.
+
+    Matrix products with an axis for pictures in front take XLA:CPU twice as long, even for one
+    picture, and under `jax.vmap` no picture could go its own way in `jax.lax.cond`.
+    """
+    return jax.lax.platform_dependent(
+        *pictures, cpu=lambda *x: jax.lax.map(lambda one: function(*one), x),
+        default=jax.vmap(function),
+    )  # fmt: skip
 
 
 _upscale = jax.jit(upscale_masks)

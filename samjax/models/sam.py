@@ -40,37 +40,21 @@ class Sam(nnx.Module):
         image_embeddings: Float[Array, "H W D"],
         prompts: Prompts,
         origin: Float[Array, "2"] | None = None,
+        least_iou: Float[Array, ""] | None = None,
     ) -> Predictions:
         """Every prompt of one picture: `prompts` have one leading axis (P,).
 
         `origin` is where the picture begins in a larger frame (`SamConfig.frame_size`), in whose
-        coordinates the prompts then are.
+        coordinates the prompts then are. With `least_iou` the masks of a prompt are zeros where no
+        multimask output has a predicted IoU above it.
+
+        `MaskDecoder` is the definition. On the CPU a few prompts look at the picture together, and
+        then their masks are made one prompt at a time, so that what belongs to one stays in the
+        cache, and masks that are not wanted are not made.
         """
         image_pe = self.prompt_encoder.get_dense_pe(origin)
-
-        def decode_one(prompt: Prompts) -> Predictions:
-            return self.mask_decoder(image_embeddings, image_pe, self.prompt_encoder(prompt))
-
-        def in_groups(prompts: Prompts) -> Predictions:
-            return jax.lax.map(decode_one, prompts, batch_size=PROMPTS_AT_ONCE)
-
-        if prompts.labels.shape[0] <= PROMPTS_AT_ONCE:
-            return jax.vmap(decode_one)(prompts)
-        return jax.lax.platform_dependent(prompts, cpu=in_groups, default=jax.vmap(decode_one))
-
-    def decode_promising(
-        self,
-        image_embeddings: Float[Array, "H W D"],
-        prompts: Prompts,
-        least_iou: Float[Array, ""],
-    ) -> Predictions:
-        """`decode`, with zeros for the masks of prompts that have no multimask output whose
-        predicted IoU is above `least_iou`.
-
-        The IoUs come before the masks, and of what is left out the CPU computes no more than them.
-        """
-        image_pe = self.prompt_encoder.get_dense_pe()
-        low = 4 * image_embeddings.shape[0]
+        number = prompts.labels.shape[0]
+        at_once = max(n for n in range(1, PROMPTS_AT_ONCE + 1) if number % n == 0)
 
         def attend(prompt: Prompts) -> tuple[Array, Array, Array]:
             embedding = self.prompt_encoder(prompt)
@@ -79,30 +63,30 @@ class Sam(nnx.Module):
 
         def masks(attended: tuple[Array, Array, Array]) -> Array:
             tokens, image, ious = attended
+            if least_iou is None:
+                return self.mask_decoder.masks(tokens, image)
+            low = 4 * image.shape[0]
             return jax.lax.cond(
                 jnp.any(ious[1:] > least_iou),
                 lambda: self.mask_decoder.masks(tokens, image),
                 lambda: jnp.zeros((len(ious), low, low), ious.dtype),
             )
 
-        def in_groups(prompts: Prompts) -> Predictions:
-            number = prompts.labels.shape[0]
-            size = max(n for n in range(1, PROMPTS_AT_ONCE + 1) if number % n == 0)
+        def together(prompts: Prompts) -> Predictions:
+            attended = jax.vmap(attend)(prompts)
+            return Predictions(jax.vmap(masks)(attended), attended[2])
 
+        def in_groups(prompts: Prompts) -> Predictions:
             def group(prompts: Prompts) -> Predictions:
                 attended = jax.vmap(attend)(prompts)
                 return Predictions(jax.lax.map(masks, attended), attended[2])
 
-            groups = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), prompts)
+            groups = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), prompts)
             return jax.tree.map(
                 lambda x: x.reshape(number, *x.shape[2:]), jax.lax.map(group, groups)
             )
 
-        def at_once(prompts: Prompts) -> Predictions:
-            attended = jax.vmap(attend)(prompts)
-            return Predictions(jax.vmap(masks)(attended), attended[2])
-
-        return jax.lax.platform_dependent(prompts, cpu=in_groups, default=at_once)
+        return jax.lax.platform_dependent(prompts, cpu=in_groups, default=together)
 
 
 def _image_encoder(

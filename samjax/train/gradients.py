@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from samjax.inference import bind
+from samjax.inference import bind, for_each_picture
 from samjax.models.config import SamConfig
 from samjax.models.sam import PROMPTS_AT_ONCE
 from samjax.train import sampling
@@ -142,7 +142,8 @@ def part_gradients(
             coords = jnp.asarray(prompts.coords) + origins[:, None, None]
             prompts = prompts._replace(coords=coords)
         with _precision(config):
-            predictions = jax.vmap(bind(config, params).decode)(embeddings, prompts, origins)
+            decode = bind(config, params).decode
+            predictions = for_each_picture(decode, embeddings, prompts, origins)
         loss = functools.partial(object_loss, train=train, mask_threshold=config.mask_threshold)
         losses = _per_object(loss)(predictions, objects.masks, objects.ambiguous, objects.inside)
         means = jax.tree.map(
