@@ -20,6 +20,7 @@ import samjax
 from benchmarks.harness import RESULTS
 from samjax.evaluate import evaluate
 from samjax.models.params import flatten
+from samjax.train.augment import Augmentation
 from samjax.train.config import TrainConfig
 from samjax.train.journal import read_journal
 from samjax.train.loop import EVALUATIONS, LOG, PROTOCOLS, run_training
@@ -61,11 +62,13 @@ def fine_tuned(part: str, held_out: DataConfig, args: argparse.Namespace) -> dic
     train = TrainConfig(
         trained=part, learning_rate=RATES[part], total_steps=args.steps, warmup_steps=5,
         decay="cosine", num_points=1, refine_within=0, refine_at_end=0, weight_decay=0.01,
+        first_point_probability=0.75, ema_decay=0.95,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = RunConfig(
             data=(DataConfig(path=args.training, images=args.images),), validation=(held_out,),
-            output=folder, model=args.model, batch_size=1, num_objects=8, train=train,
+            output=folder, model=args.model, batch_size=2, num_objects=8,
+            train=train.replace(accumulate=2), augmentation=Augmentation(scale=(0.8, 1.25)),
             checkpoint_every=args.steps, evaluate_every=0, validation_pictures=args.pictures,
             sample_pictures=0,
         )  # fmt: skip

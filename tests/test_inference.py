@@ -242,12 +242,15 @@ def test_programs_lower_for(platform, dtype):
         jax.ShapeDtypeStruct((2, 64, 256, 256), f32),
         jax.ShapeDtypeStruct((2, 64), bool),
     )
-    lower(
-        lambda p, e, s: inference.decode_masks(p, e, s, config=config),
-        params,
-        jax.ShapeDtypeStruct((2, 64, 64, 256), f32),
-        some,
-    )
+    for least_iou in (None, 0.88):
+        lower(
+            lambda p, e, s, t=least_iou: inference.decode_masks(
+                p, e, s, config=config, least_iou=t
+            ),
+            params,
+            jax.ShapeDtypeStruct((2, 64, 64, 256), f32),
+            some,
+        )
     scalar = jax.ShapeDtypeStruct((), f32)
     lower(
         inference._measure,
