@@ -27,7 +27,7 @@ from samjax.postprocess import (
     uncrop_mask,
 )
 from samjax.predictor import SamPredictor
-from samjax.types import PointLabel, Prompts
+from samjax.types import PointLabel, Predictions, Prompts
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
@@ -69,6 +69,15 @@ class Masks(NamedTuple):
             [], np.zeros((0, 4), np.int64), np.zeros(0, np.float32), np.zeros((0, 2)),
             np.zeros(0, np.float32), np.zeros((0, 4), np.int64),
         )  # fmt: skip
+
+
+class Candidates(NamedTuple):
+    """Masks that wait for their measures: predicted IoUs, clicks, and what the device is busy
+    with, padded to `MASKS_AT_ONCE`."""
+
+    iou_predictions: Float[np.ndarray, "K"]
+    points: Float[np.ndarray, "K 2"]
+    measuring: tuple[jax.Array, jax.Array, jax.Array]
 
 
 class SamAutomaticMaskGenerator:
@@ -189,24 +198,41 @@ class SamAutomaticMaskGenerator:
         self.predictor.set_image(image[y0:y1, x0:x1])
         points = grid * np.array([[x1 - x0, y1 - y0]])
         parts = [Masks.none()]
+        begun: list[Candidates] = []
         for start in range(0, len(points), self.points_per_batch):
             batch = points[start : start + self.points_per_batch]
-            parts.extend(self._process_batch(batch, crop_box, image.shape[:2]))
+            predictions = self._decode(batch)
+            for candidates in self._candidates(predictions, batch, begun):
+                parts.append(self._kept(candidates, crop_box, image.shape[:2]))
             bar.update()
+        parts.extend(self._kept(candidates, crop_box, image.shape[:2]) for candidates in begun)
         self.predictor.reset_image()
         masks = Masks.concatenate(parts)
         return masks.take(nms(masks.boxes, masks.iou_predictions, self.box_nms_thresh))
 
-    def _process_batch(
-        self, points: Float[np.ndarray, "P 2"], crop_box: list[int], size: tuple[int, int]
-    ) -> Iterator[Masks]:
-        """The masks of these points that pass every filter, before any suppression."""
+    def _decode(self, points: Float[np.ndarray, "P 2"]) -> Predictions:
+        """The multimask outputs of a click on each point, of which those count that promise
+        enough."""
         model = self.predictor.model
-        predictions = inference.decode_masks(
+        return inference.decode_masks(
             model.params, self.predictor.picture.features, self._prompts(points),
             config=model.config,
             least_iou=self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf,
         ).select(multimask_output=True)  # fmt: skip
+
+    def _candidates(
+        self,
+        predictions: Predictions,
+        points: Float[np.ndarray, "P 2"],
+        begun: list[Candidates],
+    ) -> Iterator[Candidates]:
+        """Masks whose predicted IoU passes, each few of them after the next ones have begun.
+
+        So the host compresses masks while the device is busy. `begun` holds those that are not yet
+        given out, at the start those of the batch before.
+        """
+        yield from begun
+        begun.clear()
         ious = np.asarray(predictions.iou_predictions)[0, : len(points)]
         per_point = ious.shape[1]
         ious = ious.reshape(-1)
@@ -216,7 +242,15 @@ class SamAutomaticMaskGenerator:
         low_res = predictions.low_res_masks[0].reshape(-1, *predictions.low_res_masks.shape[-2:])
         for start in range(0, len(kept), MASKS_AT_ONCE):
             some = kept[start : start + MASKS_AT_ONCE]
-            yield self._measure(low_res, some, ious, points[some // per_point], crop_box, size)
+            padded = np.pad(some, (0, MASKS_AT_ONCE - len(some)))
+            measuring = self.predictor.picture.upscaler.measuring(
+                low_res[padded],
+                mask_threshold=self.predictor.mask_threshold,
+                stability_score_offset=self.stability_score_offset,
+            )
+            begun.append(Candidates(ious[some], points[some // per_point], measuring))
+            if len(begun) > 1:
+                yield begun.pop(0)
 
     def _prompts(self, points: Float[np.ndarray, "P 2"]) -> Prompts:
         """One click for each point, padded to `points_per_batch` so that one shape compiles."""
@@ -228,32 +262,20 @@ class SamAutomaticMaskGenerator:
         labels[0, : len(points)] = PointLabel.FOREGROUND, PointLabel.NOT_A_POINT
         return Prompts(coords, labels)
 
-    def _measure(
-        self,
-        low_res: jax.Array,
-        some: Int[np.ndarray, "K"],
-        ious: Float[np.ndarray, "N"],
-        points: Float[np.ndarray, "K 2"],
-        crop_box: list[int],
-        size: tuple[int, int],
-    ) -> Masks:
-        """Full-resolution masks of the candidates `some`, filtered, in the picture's frame."""
-        padded = np.pad(some, (0, MASKS_AT_ONCE - len(some)))
-        binary, stability, boxes = self.predictor.picture.upscaler.measure(
-            low_res[padded],
-            mask_threshold=self.predictor.mask_threshold,
-            stability_score_offset=self.stability_score_offset,
-        )
+    def _kept(self, candidates: Candidates, crop_box: list[int], size: tuple[int, int]) -> Masks:
+        """Full-resolution masks of the candidates that pass, in the picture's frame."""
+        ious, points, measuring = candidates
+        binary, stability, boxes = self.predictor.picture.upscaler.measured(measuring)
         near_edge = is_box_near_crop_edge(boxes, crop_box, [0, 0, size[1], size[0]])
         keep = ~near_edge
         if self.stability_score_thresh > 0.0:
             keep &= stability >= self.stability_score_thresh
-        keep = np.flatnonzero(keep[: len(some)])
+        keep = np.flatnonzero(keep[: len(ious)])
         x0, y0, _, _ = crop_box
         return Masks(
             [compress_mask(uncrop_mask(binary[i], crop_box, size)) for i in keep],
             boxes[keep] + np.array([x0, y0, x0, y0]),
-            ious[some][keep],
+            ious[keep],
             points[keep] + np.array([x0, y0]),
             stability[keep],
             np.tile(np.array(crop_box, np.int64), (len(keep), 1)),

@@ -120,13 +120,35 @@ class Upscaler:
 
         Each mask is in Fortran order, which is how run-length encoding reads it.
         """
+        return self.measured(
+            self.measuring(
+                low_res_masks,
+                mask_threshold=mask_threshold,
+                stability_score_offset=stability_score_offset,
+            )
+        )
+
+    def measuring(
+        self,
+        low_res_masks: Float[Array | np.ndarray, "N h w"],
+        *,
+        mask_threshold: float,
+        stability_score_offset: float,
+    ) -> tuple[Array, Array, Array]:
+        """Begins what `measure` does and comes back at once; `measured` waits for it."""
         height, width = self.original_size
-        masks, scores, boxes = _measure(
+        return _measure(
             low_res_masks, *self.weights, np.int32(height), np.int32(width),
             np.float32(mask_threshold), np.float32(stability_score_offset),
         )  # fmt: skip
-        masks = np.asarray(masks)[:, :width, :height].transpose(0, 2, 1)
-        return masks, np.asarray(scores), np.asarray(boxes)
+
+    def measured(
+        self, begun: tuple[Array, Array, Array]
+    ) -> tuple[Bool[np.ndarray, "N H W"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
+        """What `measure` returns, of what `measuring` began."""
+        height, width = self.original_size
+        masks, scores, boxes = (np.asarray(x) for x in begun)
+        return masks[:, :width, :height].transpose(0, 2, 1), scores, boxes
 
 
 def compiled_programs() -> dict[str, int]:
