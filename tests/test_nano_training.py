@@ -9,12 +9,14 @@ from PIL import Image
 
 from benchmarks.nano import synthetic
 from benchmarks.nano.add_details import with_details
+from benchmarks.nano.average import average
 from benchmarks.nano.prepare import split
 from samjax import SamConfig
 from samjax.checkpoint import Model
 from samjax.datasets import decode_mask, open_source, read_picture
 from samjax.inference import encode_images, init_params
 from samjax.models import EfficientNetLiteConfig
+from samjax.models.params import flatten
 from samjax.train.run_config import RunConfig, read_toml
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +59,17 @@ def test_fine_features_change_nothing_at_first():
     )
     with pytest.raises(ValueError, match="only the image encoder of nano"):
         with_details(Model({}, SamConfig.tiny()))
+
+
+def test_average_of_two_models():
+    config = SamConfig.tiny(64)
+    models = [Model(init_params(config, seed), config) for seed in (0, 1)]
+    mean = flatten(average(*models).params)
+    one, other = (flatten(model.params) for model in models)
+    for name, x in mean.items():
+        np.testing.assert_allclose(x, (one[name] + other[name]) / 2, rtol=0, atol=1e-7)
+    with pytest.raises(ValueError, match="different architectures"):
+        average(models[0], Model({}, SamConfig.tiny(128)))
 
 
 def test_synthetic_pictures(tmp_path):
