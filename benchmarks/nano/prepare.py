@@ -4,7 +4,7 @@
 
 DATA is the folder with coco-mix, coco-train, feralcat, nuclei and particles, DECODER the trained
 decoder that MobileSAMv2 publishes. Everything goes to `nano-training`, where the settings in
-`stage1.toml` and `stage2.toml` look for it.
+`stage1.toml` to `stage4.toml` look for it.
 
 COCO pictures whose id leaves 7 when divided by 20 are held out: no stage sees them. Every fourth
 picture of nuclei is held out from stage 2 on, for the fine-tuning figures.
