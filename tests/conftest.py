@@ -1,3 +1,4 @@
+import gc
 from pathlib import Path
 
 import jax
@@ -15,6 +16,20 @@ def shared_dir() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the test material in ../shared, which is not here")
     return SHARED
+
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 10_000
+"""Linux allows a process 65,530 by default; one training step's program has 3,000."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_that_are_done_with():
+    """Compiled programs go when there are many: past Linux's limit the process would crash."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
