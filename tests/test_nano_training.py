@@ -3,20 +3,25 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from benchmarks.nano import synthetic
 from benchmarks.nano.add_details import with_details
 from benchmarks.nano.average import average
+from benchmarks.nano.enlarge import enlarged
 from benchmarks.nano.prepare import split
 from samjax import SamConfig
 from samjax.checkpoint import Model
 from samjax.datasets import decode_mask, open_source, read_picture
-from samjax.inference import encode_images, init_params
+from samjax.inference import bind, encode_images, init_params
 from samjax.models import EfficientNetLiteConfig
-from samjax.models.params import flatten
+from samjax.models.architecture import abstract_params
+from samjax.models.efficientnet_lite import upsample_twice
+from samjax.models.params import flatten, unflatten
 from samjax.train.run_config import RunConfig, read_toml
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +45,7 @@ def test_stages_follow_each_other():
     starts = [str(ROOT / "nano-training/start"), *(f"{run.output}/model" for run in runs)]
     # The folders are not there, so that the path stays as the file has it.
     starts[2] = str(ROOT / "nano-training/stage2-details")
+    starts[4] = str(ROOT / "nano-training/stage4-1024")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
@@ -59,6 +65,44 @@ def test_fine_features_change_nothing_at_first():
     )
     with pytest.raises(ValueError, match="only the image encoder of nano"):
         with_details(Model({}, SamConfig.tiny()))
+
+
+def test_an_enlarged_model_starts_with_the_mean_of_four_cells():
+    """Before the blocks of the neck; the coarsest features are smoothed in another order."""
+    encoder = EfficientNetLiteConfig(image_size=64, detail_strides=(2, 4), neck_depth=1)
+    config = SamConfig.nano(image_encoder=encoder, decoder_mlp_width=32)
+    params = init_params(config)
+    rng = np.random.default_rng(0)
+    leaves = {
+        name: rng.normal(size=x.shape).astype(np.float32) if ".details." in name else np.asarray(x)
+        for name, x in flatten(params).items()
+    }
+    coarsest = "image_encoder.neck.laterals.2.kernel"
+    leaves[coarsest] = np.zeros_like(leaves[coarsest])
+    model = Model(unflatten(leaves), config)
+    wider = enlarged(model)
+    found = wider.config.image_encoder
+    assert (found.image_size, found.output_stride, found.grid_size) == (128, 16, 8)
+    assert found.detail_strides == (2, 4, 8)
+    assert flatten(abstract_params(wider.config)).keys() == flatten(wider.params).keys()
+    features = [
+        jnp.asarray(rng.normal(size=(1, 128 // stride, 128 // stride, width)), jnp.float32)
+        for stride, width in zip((2, 4, 8, 16, 32), (16, 24, 40, 112, 320), strict=True)
+    ]
+    sums = []
+    for one in (model, wider):
+        neck = bind(one.config, one.params).image_encoder.neck
+        neck.blocks, neck.norm = nnx.List([]), lambda x: x
+        sums.append(np.asarray(neck(tuple(features))))
+    coarse = features[3] @ leaves["image_encoder.neck.laterals.1.kernel"]
+    smoothed, cells = (
+        np.asarray(x).reshape(1, 8, 2, 8, 2, 256).mean((2, 4))
+        for x in (upsample_twice(coarse), sums[0])
+    )
+    expected = cells - smoothed + coarse
+    np.testing.assert_allclose(sums[1], expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="output_stride 8"):
+        enlarged(wider)
 
 
 def test_average_of_two_models():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import samjax
 from benchmarks.harness import RESULTS
-from benchmarks.nano.prepare import OUTPUT
+from benchmarks.nano.prepare import OUTPUT, START
 from samjax.checkpoint import save_checkpoint
 from samjax.convert.nano import initial_nano
 from samjax.inference import init_params
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def write_starts(decoder: Path) -> None:
     """The untrained model with a random backbone, and with a random decoder."""
-    start = initial_nano(decoder, 0)
+    start = initial_nano(decoder, 0, config=START)
     drawn = init_params(start.config, 1)
     encoder = {**start.params["image_encoder"], "backbone": drawn["image_encoder"]["backbone"]}
     for name, changed in (

@@ -13,7 +13,7 @@ from pathlib import Path
 import samjax
 from samjax.checkpoint import Model, save_checkpoint
 from samjax.inference import init_params
-from samjax.models.config import EfficientNetLiteConfig, SamConfig
+from samjax.models.config import EfficientNetLiteConfig
 from samjax.models.params import flatten, unflatten
 
 
@@ -30,9 +30,7 @@ def with_details(model: Model) -> Model:
     """In float32. Raises `ValueError` for a model without EfficientNet-Lite."""
     if not isinstance(model.config.image_encoder, EfficientNetLiteConfig):
         raise ValueError("only the image encoder of nano has such features")
-    wanted = SamConfig.nano().image_encoder
-    assert isinstance(wanted, EfficientNetLiteConfig)
-    encoder = dataclasses.replace(model.config.image_encoder, detail_strides=wanted.detail_strides)
+    encoder = dataclasses.replace(model.config.image_encoder, detail_strides=(2, 4))
     config = model.config.replace(image_encoder=encoder)
     old = flatten(model.astype("float32").params)
     leaves = {name: old.get(name, x) for name, x in flatten(init_params(config)).items()}

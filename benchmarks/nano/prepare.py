@@ -4,7 +4,7 @@
 
 DATA is the folder with coco-mix, coco-train, feralcat, nuclei and particles, DECODER the trained
 decoder that MobileSAMv2 publishes. Everything goes to `nano-training`, where the settings in
-`stage1.toml` to `stage4.toml` look for it.
+`stage1.toml` and those after it look for it.
 
 COCO pictures whose id leaves 7 when divided by 20 are held out: no stage sees them. Every fourth
 picture of nuclei is held out from stage 2 on, for the fine-tuning figures.
@@ -18,8 +18,11 @@ from pathlib import Path
 
 from samjax.checkpoint import save_checkpoint
 from samjax.convert.nano import initial_nano
+from samjax.models import EfficientNetLiteConfig, SamConfig
 
 OUTPUT = Path(__file__).parents[2] / "nano-training"
+START = SamConfig.nano(image_encoder=EfficientNetLiteConfig.lite0())
+"""An input of 512 pixels, and no features finer than the embedding."""
 SPLIT = ("coco-mix", "coco-train", "nuclei")
 
 
@@ -36,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in SPLIT:
         for part, count in split(args.data / name / "instances.json", args.output, name).items():
             print(f"{name}, {part}: {count} pictures")
-    save_checkpoint(args.output / "start", initial_nano(args.decoder, 0), overwrite=True)
+    start = initial_nano(args.decoder, 0, config=START)
+    save_checkpoint(args.output / "start", start, overwrite=True)
     print(args.output)
 
 

@@ -16,6 +16,9 @@ from samjax.models.layers import Buffer
 from samjax.models.params import Params, flatten, unflatten
 from samjax.models.sam import Sam
 
+PUBLISHED_GRID = 64
+"""Side of the image embedding of every published SAM."""
+
 
 def config_from_params(params: Params) -> SamConfig:
     """Reads every choice that shapes the arrays, from a few of them; the values are not looked at.
@@ -24,8 +27,9 @@ def config_from_params(params: Params) -> SamConfig:
     decoder's heads (8 in the reference), normalization, mask threshold, `dtype`; also the window
     size if every block is global, and the width of an IoU head of a single layer. A block whose
     window is the whole grid computes what a global one does, and is read as global. An encoder with
-    a `backbone` is an EfficientNet-Lite; its arrays fit every input size, so that it keeps that of
-    `SamConfig.nano()`, and nano's normalization: give the config where they are others.
+    a `backbone` is an EfficientNet-Lite; its arrays fit every input size. It is taken to be that
+    of embeddings of 64x64, which the published decoder is for, with nano's normalization: give the
+    config where they are others.
 
     Raises `ValueError` that names the first array which is missing or contradicts the others. It
     does not compare all arrays: `differences(flatten(params), flatten(abstract_params(config)))`
@@ -83,6 +87,7 @@ def _efficientnet_lite_config(sizes: "_Sizes", encoder: Params) -> EfficientNetL
         for i in details
     ]
     return EfficientNetLiteConfig(
+        image_size=PUBLISHED_GRID * output_stride,
         stem_width=sizes["stem_width"],
         stage_depths=tuple(sizes.count(f"{backbone}.stages.{stage}") for stage in stages),
         stage_widths=tuple(widths),

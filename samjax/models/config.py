@@ -80,7 +80,7 @@ class EfficientNetLiteConfig:
     neck_depth: int = 3
     neck_mlp_width: int = 256
     detail_strides: tuple[int, ...] = ()
-    """Strides finer than `output_stride`, 2 or 4, whose features the embedding has too."""
+    """Strides finer than `output_stride`, of 2, 4 and 8, whose features the embedding has too."""
 
     def __post_init__(self):
         _check_divides("image_size", self.image_size, "the coarsest stride", 32)
@@ -90,7 +90,7 @@ class EfficientNetLiteConfig:
             sizes = getattr(self, name)
             if len(sizes) != 7 or min(sizes) < 1:
                 raise ValueError(f"{name} is {sizes}; it has to be 7 numbers of at least 1.")
-        finer = [stride for stride in (2, 4) if stride < self.output_stride]
+        finer = [stride for stride in (2, 4, 8) if stride < self.output_stride]
         if not set(self.detail_strides) <= set(finer):
             raise ValueError(
                 f"detail_strides is {self.detail_strides}; with output_stride "
@@ -118,7 +118,7 @@ class EfficientNetLiteConfig:
     @property
     def details(self) -> tuple[tuple[int, int], ...]:
         """Of the features in `detail_strides`, pixels on a cell's side, and channels."""
-        widths = {2: self.stage_widths[0], 4: self.stage_widths[1]}
+        widths = dict(zip((2, 4, 8), self.stage_widths, strict=False))
         return tuple((self.output_stride // s, widths[s]) for s in self.detail_strides)
 
     @classmethod
@@ -233,9 +233,11 @@ class SamConfig:
         return cls(image_encoder=encoder, decoder_mlp_width=64, iou_head_width=32, **changes)
 
     @classmethod
-    def nano(cls, image_size: int = 512, **changes: Any) -> "SamConfig":
+    def nano(cls, image_size: int = 1024, **changes: Any) -> "SamConfig":
         """EfficientNet-Lite0 before the published decoder; pixels are (x - 127) / 128."""
-        encoder = EfficientNetLiteConfig.lite0(image_size=image_size, detail_strides=(2, 4))
+        encoder = EfficientNetLiteConfig.lite0(
+            image_size=image_size, output_stride=16, detail_strides=(2, 4, 8)
+        )
         return cls(**_LITE_PIXELS | {"image_encoder": encoder} | changes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -38,8 +38,14 @@ class DepthwiseConv(nnx.Module):
         self.padding = padding
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w D"]:
-        kernel = self.kernel[...].astype(self.dtype)
+    def __call__(
+        self, x: Float[Array, "B H W D"], factor: Float[Array, "D"] | None = None
+    ) -> Float[Array, "B h w D"]:
+        """`factor` multiplies each channel of the result."""
+        kernel = self.kernel[...]
+        if factor is not None:
+            kernel = at_least_float32(kernel) * factor
+        kernel = kernel.astype(self.dtype)
         if self.padding is None:
             height, width = (same_padding(n, kernel.shape[0], self.stride) for n in x.shape[1:3])
         else:
@@ -132,21 +138,24 @@ def _kernel_gradient(x, kernel, gradient, stride: int, padding: Padding):
     height, width = gradient.shape[1:3]
     taps = list(np.ndindex(kernel.shape[:2]))
 
-    def add_row(sums_TWD, n):
+    def add_row(sums, n):
         start = (n // height, n % height * stride, 0, 0)
         rows = jax.lax.dynamic_slice(padded, start, (1, kernel.shape[0], *padded.shape[2:]))
         row = jax.lax.dynamic_slice(
             gradient, (n // height, n % height, 0, 0), (1, 1, *gradient.shape[2:])
         )
-        products = [
-            at_least_float32(_strided(rows, tap, (1, width), stride)) * at_least_float32(row)
-            for tap in taps
-        ]
-        return sums_TWD + jnp.concatenate(products)[:, 0], None
+        rows, row = at_least_float32(rows), at_least_float32(row)
+        return [
+            total + _strided(rows, tap, (1, width), stride) * row
+            for total, tap in zip(sums, taps, strict=True)
+        ], None
 
-    zeros = jnp.zeros((len(taps), width, x.shape[3]), at_least_float32(x).dtype)
-    sums_TWD, _ = jax.lax.scan(add_row, zeros, jnp.arange(x.shape[0] * height, dtype=jnp.int32))
-    return sums_TWD.sum(axis=1).reshape(kernel.shape).astype(kernel.dtype)
+    zero = jnp.zeros((1, 1, width, x.shape[3]), at_least_float32(x).dtype)
+    sums, _ = jax.lax.scan(
+        add_row, [zero] * len(taps), jnp.arange(x.shape[0] * height, dtype=jnp.int32)
+    )
+    totals = jnp.stack([total.sum(axis=(0, 1, 2)) for total in sums])
+    return totals.reshape(kernel.shape).astype(kernel.dtype)
 
 
 shifted.defvjp(_shifted_forward, _shifted_backward)

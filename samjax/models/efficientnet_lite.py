@@ -5,6 +5,7 @@ section 3) in its Lite form: no squeeze-and-excitation, ReLU6 for swish, a stem 
 that do not grow with the depth multiplier. Names and shapes are those of the public weights.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,6 +32,9 @@ KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EXPANSION = 6
 """Of every stage but the first, which does not expand."""
+
+Convolution = Callable[[Float[Array, "B H W D"], Float[Array, "E"]], Float[Array, "B h w E"]]
+"""Of a picture, with each output channel multiplied by a factor."""
 
 FIRST_SCALE = 0.1
 """Of the embedding: that of a trained encoder is about as small, and its decoder expects it."""
@@ -80,7 +84,7 @@ class EfficientNetLite(nnx.Module):
 
     def __call__(self, x: Float[Array, "B S S 3"]) -> tuple[Float[Array, "B _ _ _"], ...]:
         """Features of strides 2, 4, 8, 16 and 32: the last ones of that size."""
-        x = relu6(self.stem_norm(self.stem(x)))
+        x = relu6(self.stem_norm(self.stem, x))
         features = []
         for blocks, stride in zip(self.stages, STRIDES, strict=True):
             if stride > 1:
@@ -97,8 +101,8 @@ class StemConv(nnx.Conv):
     of the convolution itself.
     """
 
-    def __call__(self, inputs: Float[Array, "B S S 3"], out_sharding=None) -> Float[Array, "*L E"]:
-        kernel = self.kernel[...].astype(self.dtype)
+    def __call__(self, inputs: Float[Array, "B S S 3"], factor=None) -> Float[Array, "*L E"]:
+        kernel = scaled(self.kernel[...], factor).astype(self.dtype)
         size, _, d_in, d_out = kernel.shape
         pads = [same_padding(n, size, 2) for n in inputs.shape[1:3]]
         padded = jnp.pad(inputs.astype(self.dtype), ((0, 0), *pads, (0, 0)))
@@ -110,6 +114,18 @@ class StemConv(nnx.Conv):
         return product(jnp.concatenate(under, axis=-1), kernel.reshape(-1, d_out))
 
 
+class Pointwise(nnx.Module):
+    """A 1x1 convolution without bias, as the matrix product that it is."""
+
+    def __init__(self, d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(init(rngs.params(), (d_in, d_out), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "B H W D"], factor=None) -> Float[Array, "B H W E"]:
+        return product(x.astype(self.dtype), scaled(self.kernel[...], factor).astype(self.dtype))
+
+
 class MbConv(nnx.Module):
     """Wider by a 1x1 convolution, depthwise, narrower again (MobileNetV2, figure 4)."""
 
@@ -119,27 +135,28 @@ class MbConv(nnx.Module):
     ):  # fmt: skip
         kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         hidden = expansion * d_in
-        self.expand = pointwise(d_in, hidden, **kw) if expansion > 1 else None
+        self.expand = Pointwise(d_in, hidden, **kw) if expansion > 1 else None
         self.expand_norm = FrozenBatchNorm(hidden, dtype=dtype) if expansion > 1 else None
         self.depthwise = DepthwiseConv(hidden, size, stride=stride, **kw)
         self.depthwise_norm = FrozenBatchNorm(hidden, dtype=dtype)
-        self.project = pointwise(hidden, d_out, **kw)
+        self.project = Pointwise(hidden, d_out, **kw)
         self.project_norm = FrozenBatchNorm(d_out, dtype=dtype)
         self.residual = stride == 1 and d_in == d_out
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w E"]:
         y = x
         if self.expand is not None and self.expand_norm is not None:
-            y = relu6(self.expand_norm(self.expand(y)))
-        y = relu6(self.depthwise_norm(self.depthwise(y)))
-        y = self.project_norm(self.project(y))
+            y = relu6(self.expand_norm(self.expand, y))
+        y = relu6(self.depthwise_norm(self.depthwise, y))
+        y = self.project_norm(self.project, y)
         return x + y if self.residual else y
 
 
 class FrozenBatchNorm(nnx.Module):
     """Batch norm with the statistics of an earlier training, which are constants here.
 
-    `scale` and `bias` are parameters.
+    `scale` and `bias` are parameters. What it multiplies by goes into the kernel of the convolution
+    before it: no pass over the picture, and no sum over it for the gradient of `scale`.
     """
 
     def __init__(self, width: int, *, epsilon: float = 1e-3, dtype: Dtype):
@@ -150,14 +167,17 @@ class FrozenBatchNorm(nnx.Module):
         self.epsilon = epsilon
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
-        x = at_least_float32(x)
+    def __call__(
+        self, convolution: Convolution, x: Float[Array, "B H W D"]
+    ) -> Float[Array, "B h w E"]:
+        """What `convolution` makes of `x`, normalized."""
         scale, bias, mean, var = (
-            v[...].astype(x.dtype) for v in (self.scale, self.bias, self.mean, self.var)
+            at_least_float32(v[...]) for v in (self.scale, self.bias, self.mean, self.var)
         )
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        factor, offset = spread(factor, x.shape), spread(bias - mean * factor, x.shape)
-        return (x * factor + offset).astype(self.dtype)
+        y = at_least_float32(convolution(x, factor))
+        offset = (bias - mean * factor).astype(y.dtype)
+        return (y + spread(offset, y.shape)).astype(self.dtype)
 
 
 class Neck(nnx.Module):
@@ -213,13 +233,30 @@ class NeckBlock(nnx.Module):
         return x + self.mlp(self.norm(self.depthwise(x)))
 
 
+def scaled(kernel: Float[Array, "*L E"], factor: Float[Array, "E"] | None) -> Float[Array, "*L E"]:
+    """A kernel whose outputs are multiplied by `factor`."""
+    return kernel if factor is None else at_least_float32(kernel) * factor
+
+
+@jax.custom_vjp
 def relu6(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
+    """Between 0 and 6. At both ends the gradient is zero, as torch has it.
+
+    The backward pass knows from the result alone where that is: `x` need not be kept.
+    """
     return jnp.clip(x, 0, 6)
 
 
-def pointwise(d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """A 1x1 convolution without bias, as the matrix product that it is."""
-    return linear(d_in, d_out, bias=False, dtype=dtype, rngs=rngs)
+def _relu6_forward(x):
+    y = jnp.clip(x, 0, 6)
+    return y, y
+
+
+def _relu6_backward(y, gradient):
+    return (jnp.where((y > 0) & (y < 6), gradient, jnp.zeros((), gradient.dtype)),)
+
+
+relu6.defvjp(_relu6_forward, _relu6_backward)
 
 
 def upsample_twice(x: Float[Array, "B H W D"]) -> Float[Array, "B H2 W2 D"]:

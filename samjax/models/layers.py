@@ -1,6 +1,8 @@
 """What two or more modules share."""
 
 import functools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -80,11 +82,49 @@ def _product_forward(precision: str | None, x, kernel):
 
 def _product_backward(precision: str | None, residuals, gradient):
     x, kernel = residuals
+    whole = functools.partial(_kernel_gradient, precision)
+    size = _places_at_once(x.shape)
+    if size is None:
+        kernel_gradient = whole(x, gradient)
+    else:
+        in_blocks = functools.partial(_in_blocks, whole, size)
+        kernel_gradient = jax.lax.platform_dependent(x, gradient, cpu=in_blocks, default=whole)
+    return jnp.matmul(gradient, kernel.T, precision=precision), kernel_gradient
+
+
+def _kernel_gradient(precision: str | None, x, gradient):
     places = tuple(range(x.ndim - 1))
-    return (
-        jnp.matmul(gradient, kernel.T, precision=precision),
-        jax.lax.dot_general(x, gradient, ((places, places), ((), ())), precision=precision),
+    return jax.lax.dot_general(x, gradient, ((places, places), ((), ())), precision=precision)
+
+
+PLACES_AT_ONCE = 1024
+"""In the gradient of a kernel on the CPU."""
+
+
+def _places_at_once(shape: tuple[int, ...]) -> int | None:
+    """A divisor of the places on all axes but the first, or None where one piece is best."""
+    if len(shape) < 3 or shape[0] > PLACES_AT_ONCE:
+        return None
+    places, room = math.prod(shape[1:-1]), PLACES_AT_ONCE // shape[0]
+    size = max(n for n in range(1, min(places, room) + 1) if places % n == 0)
+    return size if size < places and 4 * size >= room else None
+
+
+def _in_blocks(kernel_gradient: Callable, size: int, x, gradient):
+    """The sum over places in pieces, in a loop.
+
+    What turns `x` round then works in the cache, and is not fused with what made it: XLA:CPU would
+    compute a whole convolution again, column by column. The first axis, which may be spread over
+    devices, stays whole.
+    """
+    blocks = tuple(
+        jnp.moveaxis(y.reshape(y.shape[0], -1, size, y.shape[-1]), 1, 0) for y in (x, gradient)
     )
+    zero = jnp.zeros((x.shape[-1], gradient.shape[-1]), x.dtype)
+    total, _ = jax.lax.scan(
+        lambda total, block: (total + kernel_gradient(*block), None), zero, blocks
+    )
+    return total
 
 
 _product.defvjp(_product_forward, _product_backward)

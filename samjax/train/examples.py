@@ -30,13 +30,15 @@ class Example(NamedTuple):
 
     `image` is normalized and padded as by Meta, `input_size` is (height, width) of the picture in
     it; `image_embedding` takes its place where embeddings are kept. `masks` are at the decoder's
-    low resolution, of which `valid` ones come first. `left_out` counts, in the order of
+    low resolution, of which `valid` ones come first, `boxes` those of the objects as the input
+    shows them: first and last pixel, (x0, y0, x1, y1), all four inclusive. `left_out` counts, in the order of
     `samjax.datasets.REASONS`, the records and masks that were met and could not be used:
     `Report.add_counts` takes it.
     """
 
     image: Float32[np.ndarray, "*B S S 3"] | None
     masks: Bool[np.ndarray, "*B P h w"]
+    boxes: Float32[np.ndarray, "*B P 4"]
     valid: Bool[np.ndarray, "*B P"]
     input_size: Int32[np.ndarray, "*B 2"]
     left_out: Int32[np.ndarray, "*B R"]
@@ -247,11 +249,23 @@ def _example(
     settings: ExampleSettings,
 ) -> Example:
     low = low_resolution(coverages, settings.image_size, settings.low_res_size)
-    low = low[low.any(axis=(1, 2))][: settings.num_objects]
-    if settings.repeat_objects and len(low):
-        low = low[np.arange(settings.num_objects) % len(low)]
+    chosen = np.flatnonzero(low.any(axis=(1, 2)))[: settings.num_objects]
+    if settings.repeat_objects and len(chosen):
+        chosen = chosen[np.arange(settings.num_objects) % len(chosen)]
     masks = np.zeros((settings.num_objects, *low.shape[1:]), bool)
-    masks[: len(low)] = low
-    image = _normalized(pixels, settings)
-    valid = np.arange(settings.num_objects) < len(low)
-    return Example(image, masks, valid, np.array(pixels.shape[:2], np.int32), count(findings))
+    masks[: len(chosen)] = low[chosen]
+    boxes = np.zeros((settings.num_objects, 4), np.float32)
+    boxes[: len(chosen)] = [bounding_box(coverages[index]) for index in chosen] or boxes[:0]
+    image, valid = _normalized(pixels, settings), np.arange(settings.num_objects) < len(chosen)
+    size = np.array(pixels.shape[:2], np.int32)
+    return Example(image, masks, boxes, valid, size, count(findings))
+
+
+def bounding_box(coverage: UInt8[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
+    """First and last column and row (x0, y0, x1, y1) of the pixels that are covered by half, or at
+    all where none is by half; all four inclusive. Raises ValueError where nothing is covered."""
+    covered = coverage >= 128 if (coverage >= 128).any() else coverage > 0
+    columns, rows = np.flatnonzero(covered.any(axis=0)), np.flatnonzero(covered.any(axis=1))
+    if not len(columns):
+        raise ValueError("nothing is covered: there is no box")
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])

@@ -36,7 +36,9 @@ class Batch(NamedTuple):
     `images` are normalized and padded as `samjax.transforms` does it; `image_embeddings` take their
     place where the whole image encoder is frozen. `masks` are the ground truth at the low
     resolution, in the frame of the padded input, and `input_sizes` the (height, width) of the
-    pictures in it. Objects that are not `valid`, or have no pixel, count nowhere.
+    pictures in it. `boxes` are the objects' first and last input pixels, (x0, y0, x1, y1), all four
+    inclusive; without them they are taken from `masks`, in steps of a low-resolution pixel. Objects
+    that are not `valid`, or have no pixel, count nowhere.
     """
 
     masks: Bool[Array | np.ndarray, "B P h w"]
@@ -44,6 +46,7 @@ class Batch(NamedTuple):
     input_sizes: Int[Array | np.ndarray, "B 2"]
     images: Float[Array | np.ndarray, "B S S 3"] | None = None
     image_embeddings: Float[Array | np.ndarray, "B H W D"] | None = None
+    boxes: Float[Array | np.ndarray, "B P 4"] | None = None
 
 
 class Means(NamedTuple):
@@ -235,6 +238,7 @@ def check_batch(config: SamConfig, train: TrainConfig, batch: Batch) -> None:
         "input_sizes": (batch.input_sizes, (pictures, 2)),
         "images": (batch.images, (pictures, size, size, 3)),
         "image_embeddings": (batch.image_embeddings, (pictures, grid, grid, config.embed_dim)),
+        "boxes": (batch.boxes, (*batch.valid.shape, 4)),
     }
     for name, (array, shape) in shapes.items():
         if array is not None and tuple(array.shape) != shape:
@@ -246,8 +250,14 @@ def check_batch(config: SamConfig, train: TrainConfig, batch: Batch) -> None:
 def _first_prompts(
     config: SamConfig, train: TrainConfig, batch: Batch, keys: Key[Array, "B P"]
 ) -> FirstPrompt:
-    sample = functools.partial(sampling.first_prompt, train=train, scale=_scale(config))
-    return _per_object(sample)(_fold(keys, 0), batch.masks, _each(batch.input_sizes, batch))
+    def sample(key, target, input_size, box):
+        return sampling.first_prompt(
+            key, target, input_size, train=train, scale=_scale(config), box=box
+        )
+
+    boxes = None if batch.boxes is None else jnp.asarray(batch.boxes)
+    sizes = _each(batch.input_sizes, batch)
+    return _per_object(sample)(_fold(keys, 0), batch.masks, sizes, boxes)
 
 
 def _origins(config: SamConfig, keys: Key[Array, "B P"]) -> Float[Array, "B 2"] | None:

@@ -150,10 +150,14 @@ class _Run:
                         pending = []
                     saved = self._save(state, examples.get_state(), number == total)
                 if stopped.is_set():
+                    if saved:
+                        self._write_model(state)
                     tqdm.write(
                         f"stopped after step {number}; the same command goes on from "
-                        f"{'there' if saved else 'the last checkpoint'}", file=sys.stderr,
-                    )  # fmt: skip
+                        f"{'there' if saved else 'the last checkpoint'}"
+                        f"{f', and {self.output / MODEL} is the model so far' if saved else ''}",
+                        file=sys.stderr,
+                    )
                     raise KeyboardInterrupt
                 if number == total or (run.evaluate_every and number % run.evaluate_every == 0):
                     self._evaluate(state, number)
@@ -192,14 +196,18 @@ class _Run:
             return False
         return True
 
+    def _write_model(self, state: TrainState) -> Model:
+        params = jax.device_get(trained_params(self.config, self.run.train, state))
+        model = dataclasses.replace(self.model, params=params)
+        if self.writes:
+            save_checkpoint(self.output / MODEL, model, overwrite=True)
+        return model
+
     def _evaluate(self, state: TrainState, number: int) -> None:
         """Mean IoUs, the model, the curves, and samples."""
-        params = trained_params(self.config, self.run.train, state)
-        params = jax.device_get(params)
+        model = self._write_model(state)
         if not self.writes:
             return
-        model = dataclasses.replace(self.model, params=params)
-        save_checkpoint(self.output / MODEL, model, overwrite=True)
         predictor = SamPredictor(model)
         if self.validation:
             each = -(-self.run.validation_pictures // len(self.validation))
@@ -223,8 +231,9 @@ class _Run:
 
 def _batch(example: Example) -> Batch:
     return Batch(
-        example.masks, example.valid, example.input_size, example.image, example.image_embedding
-    )
+        example.masks, example.valid, example.input_size, example.image, example.image_embedding,
+        example.boxes,
+    )  # fmt: skip
 
 
 def _training_config(model: Model, run: RunConfig) -> SamConfig:

@@ -46,18 +46,19 @@ def first_prompt(
     *,
     train: TrainConfig,
     scale: float,
+    box: Float[Array, "4"] | None = None,
 ) -> FirstPrompt:
     """A uniformly random point of the object or its noised box, by `first_point_probability`.
 
-    The prompts have T = `train.num_tokens` tokens, zeros as mask and `has_mask` False. An object
+    Without a `box` it is that of `target`, whose pixels are coarse. The prompts have T = `train.num_tokens` tokens, zeros as mask and `has_mask` False. An object
     without a pixel gets a prompt without a meaning.
     """
     by_point, at_point, at_box = jax.random.split(key, 3)
     is_point = jax.random.bernoulli(by_point, train.first_point_probability)
     point, _ = sample_point(at_point, target, scale=scale)
     box = noised_box(
-        at_box, bounding_box(target, scale=scale), input_size, noise=train.box_noise,
-        limit=train.box_noise_limit,
+        at_box, bounding_box(target, scale=scale) if box is None else box, input_size,
+        noise=train.box_noise, limit=train.box_noise_limit,
     )  # fmt: skip
     point_and_none = jnp.stack([point, jnp.zeros(2)])
     coords = jnp.where(is_point, point_and_none, box.reshape(2, 2))

@@ -14,7 +14,7 @@ from samjax.checkpoint import Model, load, save_checkpoint
 from samjax.convert.efficientnet_lite import backbone_from_state_dict
 from samjax.models import EfficientNetLiteConfig, ImageEncoderEfficientNetLite, SamConfig
 from samjax.models.architecture import abstract_params, buffer_names, config_from_params
-from samjax.models.efficientnet_lite import upsample_twice
+from samjax.models.efficientnet_lite import relu6, upsample_twice
 from samjax.models.params import flatten, unflatten
 
 VARIANTS = {
@@ -22,7 +22,7 @@ VARIANTS = {
     1: EfficientNetLiteConfig.lite1,
     2: EfficientNetLiteConfig.lite2,
 }
-SMALL = SamConfig.nano(64, decoder_mlp_width=64)
+SMALL = SamConfig.nano(128, decoder_mlp_width=64)
 
 
 def close(ours, theirs, relative):
@@ -93,7 +93,8 @@ def test_as_many_parameters_as_the_public_package(number):
 @pytest.mark.parametrize(
     "output_stride, detail_strides",
     [
-        (8, (2, 4)),
+        (16, (2, 4, 8)),
+        pytest.param(8, (2, 4), marks=pytest.mark.slow),
         pytest.param(4, (), marks=pytest.mark.slow),
         pytest.param(32, (4,), marks=pytest.mark.slow),
     ],
@@ -138,6 +139,15 @@ def test_the_whole_encoder_and_its_gradients(output_stride, detail_strides):
             close(found[name], torch.from_numpy(np.array(gradient)), 1e-4)
 
 
+def test_the_gradient_of_relu6_is_that_of_torch():
+    x = np.array([-1.0, 0.0, 1e-7, 3.0, 6.0, 7.0], np.float32)
+    theirs = torch.tensor(x, requires_grad=True)
+    torch.nn.functional.relu6(theirs).sum().backward()
+    assert theirs.grad is not None
+    np.testing.assert_array_equal(jax.grad(lambda x: relu6(x).sum())(x), theirs.grad)
+    np.testing.assert_array_equal(relu6(jnp.asarray(x)), np.clip(x, 0, 6))
+
+
 def test_upsampling_is_bilinear():
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 4)).astype(np.float32)
     expected = torch.nn.functional.interpolate(to_torch(x), scale_factor=2, mode="bilinear")
@@ -145,7 +155,7 @@ def test_upsampling_is_bilinear():
 
 
 def test_the_embedding_starts_small(small_model):
-    embeddings = inference.encode_images(small_model.params, pictures(64), config=SMALL)
+    embeddings = inference.encode_images(small_model.params, pictures(128), config=SMALL)
     np.testing.assert_allclose(np.asarray(embeddings).std(axis=-1), 0.1, rtol=0.01)
 
 
@@ -170,7 +180,7 @@ def test_bfloat16():
 
 def test_it_compiles_for_every_platform():
     params = abstract_params(SMALL)
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), "float32")
+    images = jax.ShapeDtypeStruct((1, 128, 128, 3), "float32")
 
     def encode(params, images):
         return inference.bind(SMALL, params).image_encoder(images)
@@ -183,20 +193,24 @@ CONFIGS = {
     "nano": SamConfig.nano(),
     "lite1": SamConfig.nano(image_encoder=EfficientNetLiteConfig.lite1()),
     "lite2, stride 16": SamConfig.nano(
-        image_encoder=EfficientNetLiteConfig.lite2(output_stride=16, neck_depth=1)
+        image_encoder=EfficientNetLiteConfig.lite2(image_size=1024, output_stride=16, neck_depth=1)
     ),
     "stride 4, another neck": SamConfig.nano(
-        image_encoder=EfficientNetLiteConfig(output_stride=4, out_channels=64, neck_mlp_width=96)
+        image_encoder=EfficientNetLiteConfig(
+            image_size=256, output_stride=4, out_channels=64, neck_mlp_width=96
+        )
     ),
     "stages of its own, stride 32": SamConfig.nano(
         image_encoder=EfficientNetLiteConfig(
-            stage_depths=(2, 1, 1, 1, 1, 1, 2),
+            image_size=2048, stage_depths=(2, 1, 1, 1, 1, 1, 2),
             stage_widths=(8, 8, 16, 16, 16, 24, 24), stem_width=8, output_stride=32,
         ),
         num_multimask_outputs=1,
     ),
     "one fine feature": SamConfig.nano(
-        image_encoder=EfficientNetLiteConfig(output_stride=16, detail_strides=(4,))
+        image_encoder=EfficientNetLiteConfig(
+            image_size=1024, output_stride=16, detail_strides=(4,)
+        )
     ),
     "no fine features": SamConfig.nano(image_encoder=EfficientNetLiteConfig.lite1()),
 }  # fmt: skip
@@ -210,9 +224,11 @@ def test_config_comes_back_from_shapes_and_from_json(name):
 
 
 def test_shapes_do_not_show_the_input_size():
-    config = SamConfig.nano(1024)
-    assert config_from_params(abstract_params(config)) == SamConfig.nano(512)
-    assert (config.grid_size, config.low_res_size) == (128, 512)
+    config = SamConfig.nano(512)
+    assert (config.grid_size, config.low_res_size) == (32, 128)
+    found = config_from_params(abstract_params(config))
+    assert found == SamConfig.nano(1024)
+    assert (found.grid_size, found.low_res_size) == (64, 256)
 
 
 def test_dicts_know_their_kind():
@@ -247,7 +263,7 @@ def test_sizes_that_do_not_fit(changes, message):
     "path, shape, message",
     [
         ("backbone.stem.kernel", (3, 3, 1, 32), r"stem\.kernel has shape \(3, 3, 1, 32\)"),
-        ("neck.laterals.2.kernel", (64, 256), r"laterals\.2\.kernel has shape \(64, 256\).*320"),
+        ("neck.laterals.1.kernel", (64, 256), r"laterals\.1\.kernel has shape \(64, 256\).*320"),
         ("neck.blocks.0.mlp.lin1.kernel", (64, 256), r"lin1\.kernel has .*embed_dim 256"),
         ("backbone.stages.1.0.project.kernel", None, r"stages\.1\.0\.project\.kernel is missing"),
     ],

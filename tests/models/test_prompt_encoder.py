@@ -10,8 +10,8 @@ from samjax import SamConfig
 from samjax.models.prompt_encoder import PromptEncoder
 from samjax.types import Prompts
 
-WHOLE = SamConfig.nano(128)
-WINDOW = SamConfig.nano(64, frame_size=128)
+WHOLE = SamConfig.nano(256)
+WINDOW = SamConfig.nano(128, frame_size=256)
 
 
 @pytest.fixture(scope="module")
@@ -19,19 +19,19 @@ def encoders():
     return tuple(PromptEncoder(config, rngs=nnx.Rngs(0)) for config in (WHOLE, WINDOW))
 
 
-@pytest.mark.parametrize("x, y", [(0, 0), (8, 24), (64, 64)])
+@pytest.mark.parametrize("x, y", [(0, 0), (16, 48), (128, 128)])
 def test_positional_encoding_of_a_window(encoders, x, y):
     whole, window = encoders
     found = window.get_dense_pe(jnp.asarray([x, y], jnp.float32))
-    cells = np.s_[y // 8 : y // 8 + 8, x // 8 : x // 8 + 8]
+    cells = np.s_[y // 16 : y // 16 + 8, x // 16 : x // 16 + 8]
     np.testing.assert_allclose(found, whole.get_dense_pe()[cells], rtol=0, atol=1e-5)
 
 
 def test_prompts_are_in_the_frame(encoders):
-    coords, labels = jnp.asarray([[3.0, 90.0], [100.0, 7.5]]), jnp.asarray([2, 3])
+    coords, labels = jnp.asarray([[6.0, 180.0], [200.0, 15.0]]), jnp.asarray([2, 3])
     whole, window = (encoder.embed_points(Prompts(coords, labels)) for encoder in encoders)
     np.testing.assert_array_equal(whole, window)
-    other = PromptEncoder(SamConfig.nano(64), rngs=nnx.Rngs(0))
+    other = PromptEncoder(SamConfig.nano(128), rngs=nnx.Rngs(0))
     assert np.abs(other.embed_points(Prompts(coords, labels)) - whole).max() > 0.1
 
 

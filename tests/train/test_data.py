@@ -26,7 +26,7 @@ from samjax.models import SamConfig
 from samjax.postprocess import coco_encode_rle, mask_to_rle
 from samjax.train.augment import Augmentation
 from samjax.train.data import ExampleSettings, LoadExample, make_loader, settings_for
-from samjax.train.examples import low_resolution, make_example
+from samjax.train.examples import bounding_box, low_resolution, make_example
 
 SIZE = (24, 32)
 PLAIN = ExampleSettings(64, 16, 2, None)
@@ -316,6 +316,17 @@ def test_shapes_and_types_of_an_example(coco):
     mask = np.zeros((64, 64), bool)
     mask[4 * 2 : 16 * 2, 6 * 2 : 20 * 2] = True
     np.testing.assert_array_equal(example.masks[0], mask)
+    assert example.boxes[:3].tolist() == [[48, 32, 159, 127]] * 3 and not example.boxes[3:].any()
+
+
+def test_the_box_of_what_is_hardly_covered():
+    coverage = np.zeros((9, 12), np.uint8)
+    coverage[2, 3:8] = 127
+    assert bounding_box(coverage) == (3, 2, 7, 2)
+    coverage[4, 5] = 128
+    assert bounding_box(coverage) == (5, 4, 5, 4)
+    with pytest.raises(ValueError, match="no box"):
+        bounding_box(np.zeros((9, 12), np.uint8))
 
 
 def test_half_a_cell_is_enough():

@@ -166,7 +166,10 @@ def test_stopped_by_a_signal_it_continues_to_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             loop.run_training(run, progress=False)
     assert len(taken) == 5
-    assert "stopped after step 5" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stopped after step 5" in said and str(tmp_path / "out" / "model") in said
+    so_far = params_of(run)
+    assert so_far.keys() == params_of(whole).keys()
     assert sorted(os.listdir(tmp_path / "out" / "checkpoints")) == ["3", "5"]
     loop.run_training(dataclasses.replace(run, log_every=1), progress=False)
     a, b = params_of(whole), params_of(run)

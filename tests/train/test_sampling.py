@@ -106,6 +106,14 @@ def test_first_prompt_is_a_point_or_a_box(probability):
         np.testing.assert_allclose(centre, [55.5, 59.5], atol=0.5)
 
 
+def test_a_box_that_is_known_better_than_the_coarse_mask():
+    train = TrainConfig(first_point_probability=0.0, box_noise=0.0)
+    box = jnp.array([33.0, 21.0, 78.0, 98.0])
+    key = jax.random.key(0)
+    prompt = sampling.first_prompt(key, RING, WHOLE, train=train, scale=SCALE, box=box).prompts
+    np.testing.assert_array_equal(prompt.coords[:2].reshape(4), box)
+
+
 def first(train, key=0, probability=1.0):
     train = train.replace(first_point_probability=probability)
     return sampling.first_prompt(jax.random.key(key), RING, WHOLE, train=train, scale=SCALE)
