@@ -50,8 +50,9 @@ def first_prompt(
 ) -> FirstPrompt:
     """A uniformly random point of the object or its noised box, by `first_point_probability`.
 
-    Without a `box` it is that of `target`, whose pixels are coarse. The prompts have T = `train.num_tokens` tokens, zeros as mask and `has_mask` False. An object
-    without a pixel gets a prompt without a meaning.
+    Without a `box` it is that of `target`, whose pixels are coarse. The prompts have
+    T = `train.num_tokens` tokens, zeros as mask and `has_mask` False. An object without a pixel
+    gets a prompt without a meaning.
     """
     by_point, at_point, at_box = jax.random.split(key, 3)
     is_point = jax.random.bernoulli(by_point, train.first_point_probability)
