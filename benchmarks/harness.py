@@ -118,7 +118,7 @@ def serve(
             result = None  # its memory does not count twice
             start = time.perf_counter()
             result = _wait_for(work())
-            answer(seconds=time.perf_counter() - start, peak_mib=_peak_mib())
+            answer(seconds=time.perf_counter() - start, peak_mib=peak_mib())
         else:
             if save is not None:
                 save(result, Path(json.loads(line)))
@@ -257,7 +257,7 @@ def _wait_for(result: Any) -> Any:
     return result
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """The most memory this process ever held.
 
     Read from Linux's own record, because `ru_maxrss` starts with the parent's size.

@@ -119,7 +119,7 @@ def test_the_drawn_picture_is_always_the_same():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("question", ["image_encoder", "everything"])
+@pytest.mark.parametrize("question", ["image_encoder", "everything", "one_click", "start_up"])
 def test_the_questions_run_on_a_tiny_model(question, tmp_path, monkeypatch):
     """As a user starts them, but for where the rows go."""
     Image.fromarray(contenders.draw_picture(60, 80)).save(tmp_path / "picture.png")
@@ -138,6 +138,11 @@ def test_the_questions_run_on_a_tiny_model(question, tmp_path, monkeypatch):
     assert list(rows) == ["samjax", "meta"]
     if question == "image_encoder":
         assert float(rows["samjax"]["difference"]) < 1e-4
+    elif question == "one_click":
+        # Of 20 clicks' three masks of 1200x1800 pixels.
+        assert int(rows["samjax"]["differing_pixels"]) < 20 * 3 * 1200 * 1800 * 1e-4
+    elif question == "start_up":
+        assert all(float(row["min_s"]) > 0.5 for row in rows.values())
     else:
         masks, theirs = int(rows["samjax"]["masks"]), int(rows["meta"]["masks"])
         assert masks == theirs == int(rows["samjax"]["matched"]) > 0

@@ -31,9 +31,9 @@ class Example(NamedTuple):
     `image` is normalized and padded as by Meta, `input_size` is (height, width) of the picture in
     it; `image_embedding` takes its place where embeddings are kept. `masks` are at the decoder's
     low resolution, of which `valid` ones come first, `boxes` those of the objects as the input
-    shows them: first and last pixel, (x0, y0, x1, y1), all four inclusive. `left_out` counts, in the
-    order of `samjax.datasets.REASONS`, the records and masks that were met and could not be used:
-    `Report.add_counts` takes it.
+    shows them: first and last pixel, (x0, y0, x1, y1), all four inclusive. `left_out` counts, in
+    the order of `samjax.datasets.REASONS`, the records and masks that were met and could not be
+    used: `Report.add_counts` takes it.
     """
 
     image: Float32[np.ndarray, "*B S S 3"] | None
