@@ -23,7 +23,7 @@ from samjax.convert.reference import build_reference
 from samjax.models import EfficientNetLiteConfig, SamConfig
 from samjax.models.params import flatten
 
-SIZE = 128
+SIZE = 256
 CONFIG = SamConfig.nano(SIZE)
 
 
@@ -138,12 +138,12 @@ def test_metas_predictor_gives_the_same_masks(model, shared_dir, measured):
     import cv2
 
     image = cv2.imread(str(shared_dir / "data/images/dogs.jpg"))[:, :, ::-1]
-    image = np.ascontiguousarray(cv2.resize(image, (SIZE, SIZE - 32)))
+    image = np.ascontiguousarray(cv2.resize(image, (SIZE, SIZE - 64)))
     theirs = segment_anything.SamPredictor(torch_nano(model.params, CONFIG, 0))
     ours = SamPredictor(model)
     theirs.set_image(image)
     ours.set_image(image)
-    prompt = dict(point_coords=np.array([[50.0, 40.0]]), point_labels=np.array([1]))
+    prompt = dict(point_coords=np.array([[100.0, 80.0]]), point_labels=np.array([1]))
     _, expected_ious, expected = theirs.predict(**prompt)
     _, ious, low_res = ours.predict(**prompt)
     assert expected.shape == (3, 64, 64)
