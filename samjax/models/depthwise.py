@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import Dtype
-from samjax.models.layers import at_least_float32
+from samjax.models.layers import at_least_float32, scaled
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros above and below, and left and right of the picture."""
@@ -42,10 +42,7 @@ class DepthwiseConv(nnx.Module):
         self, x: Float[Array, "B H W D"], factor: Float[Array, "D"] | None = None
     ) -> Float[Array, "B h w D"]:
         """`factor` multiplies each channel of the result."""
-        kernel = self.kernel[...]
-        if factor is not None:
-            kernel = at_least_float32(kernel) * factor
-        kernel = kernel.astype(self.dtype)
+        kernel = scaled(self.kernel[...], factor).astype(self.dtype)
         if self.padding is None:
             height, width = (same_padding(n, kernel.shape[0], self.stride) for n in x.shape[1:3])
         else:

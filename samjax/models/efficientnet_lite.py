@@ -25,6 +25,7 @@ from samjax.models.layers import (
     gelu,
     linear,
     product,
+    scaled,
     spread,
 )
 
@@ -231,11 +232,6 @@ class NeckBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
         return x + self.mlp(self.norm(self.depthwise(x)))
-
-
-def scaled(kernel: Float[Array, "*L E"], factor: Float[Array, "E"] | None) -> Float[Array, "*L E"]:
-    """A kernel whose outputs are multiplied by `factor`."""
-    return kernel if factor is None else at_least_float32(kernel) * factor
 
 
 @jax.custom_vjp

@@ -31,6 +31,11 @@ def at_least_float32(x: Float[Array, "*L"]) -> Float[Array, "*L"]:
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
+def scaled(kernel: Float[Array, "*L E"], factor: Float[Array, "E"] | None) -> Float[Array, "*L E"]:
+    """A kernel whose outputs are multiplied by `factor`."""
+    return kernel if factor is None else at_least_float32(kernel) * factor
+
+
 SUMMED_AT_ONCE = 1024
 """Numbers that are added up side by side in the gradient of `spread` (measured: 512 to 16384)."""
 
