@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+AttentionProgram = Literal["auto", "whole", "folded", "cudnn", "pieces"]
+"""How a ViT's attention is computed; `samjax.models.attention` says what each is for."""
 
 
 def _check_divides(name: str, value: int, by_name: str, by: int) -> None:
@@ -33,8 +35,13 @@ class ImageEncoderViTConfig:
     out_channels: int = 256
     window_size: int = 14
     global_layers: tuple[int, ...] = (2, 5, 8, 11)
+    attention: AttentionProgram = "auto"
 
     def __post_init__(self):
+        if self.attention not in get_args(AttentionProgram):
+            raise ValueError(
+                f"attention is {self.attention!r}; use one of {get_args(AttentionProgram)}."
+            )
         _check_divides("image_size", self.image_size, "patch_size", self.patch_size)
         _check_divides("width", self.width, "num_heads", self.num_heads)
         if self.window_size < 1:

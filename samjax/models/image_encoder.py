@@ -61,19 +61,12 @@ class Block(nnx.Module):
         kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.window_size = None if layer in cfg.global_layers else cfg.window_size
         self.norm1 = LayerNorm(cfg.width, epsilon=1e-6, dtype=dtype)
-        self.attn = RelativePositionAttention(
-            cfg.width, cfg.num_heads, cfg.attention_size(layer), **kw
-        )
+        self.attn = RelativePositionAttention(cfg, cfg.attention_size(layer), **kw)
         self.norm2 = LayerNorm(cfg.width, epsilon=1e-6, dtype=dtype)
         self.mlp = Mlp(cfg.width, cfg.mlp_width, gelu, **kw)
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
-        y = self.norm1(x)
-        if self.window_size is None:
-            y = self.attn(y)
-        else:
-            y = merge_windows(self.attn(split_windows(y, self.window_size)), x.shape)
-        x = x + y
+        x = x + self.attn(self.norm1(x), self.window_size)
         return x + self.mlp(self.norm2(x))
 
 
@@ -84,24 +77,36 @@ class RelativePositionAttention(nnx.Module):
     with the query as it is, before it is scaled.
     """
 
-    def __init__(self, width: int, num_heads: int, size: int, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.qkv = linear(width, 3 * width, dtype=dtype, rngs=rngs)
-        self.proj = linear(width, width, dtype=dtype, rngs=rngs)
-        self.rel_pos_h = nnx.Param(jnp.zeros((2 * size - 1, width // num_heads)))
-        self.rel_pos_w = nnx.Param(jnp.zeros((2 * size - 1, width // num_heads)))
-        self.num_heads = num_heads
+    def __init__(
+        self, cfg: ImageEncoderViTConfig, size: int, *, dtype: Dtype, rngs: nnx.Rngs
+    ):  # fmt: skip
+        self.qkv = linear(cfg.width, 3 * cfg.width, dtype=dtype, rngs=rngs)
+        self.proj = linear(cfg.width, cfg.width, dtype=dtype, rngs=rngs)
+        self.rel_pos_h = nnx.Param(jnp.zeros((2 * size - 1, cfg.head_dim)))
+        self.rel_pos_w = nnx.Param(jnp.zeros((2 * size - 1, cfg.head_dim)))
+        self.num_heads = cfg.num_heads
+        self.program = cfg.attention
 
-    def __call__(self, x_BHWD: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
-        batch, height, width, channels = x_BHWD.shape
-        heads, head_dim = self.num_heads, channels // self.num_heads
-        qkv = self.qkv(x_BHWD).reshape(batch, height, width, 3, heads, head_dim)
-        q_BHWNd, k_BHWNd, v_BHWNd = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
-        r_h = relative_positions(self.rel_pos_h[...], height).astype(qkv.dtype)
-        r_w = relative_positions(self.rel_pos_w[...], width).astype(qkv.dtype)
-        bias_h = jnp.einsum("bhwnd,hkd->bhwnk", q_BHWNd, r_h)
-        bias_w = jnp.einsum("bhwnd,wkd->bhwnk", q_BHWNd, r_w)
-        out_BHWNd = attend(q_BHWNd * head_dim**-0.5, k_BHWNd, v_BHWNd, bias_h, bias_w)
-        return self.proj(out_BHWNd.reshape(x_BHWD.shape))
+    def __call__(
+        self, x_BHWD: Float[Array, "B H W D"], window_size: int | None = None
+    ) -> Float[Array, "B H W D"]:
+        """Attends over the whole grid, or within windows.
+
+        Windows that stick out of the grid are filled with zeros before the projection, of which
+        the bias remains: so only real places are projected.
+        """
+        qkv = self.qkv.without_bias(x_BHWD)
+        if window_size is not None:
+            qkv = split_windows(qkv, window_size)
+        qkv = self.qkv.plus_bias(qkv)
+        qkv = qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, -1)
+        r_h = relative_positions(self.rel_pos_h[...], qkv.shape[1]).astype(qkv.dtype)
+        r_w = relative_positions(self.rel_pos_w[...], qkv.shape[2]).astype(qkv.dtype)
+        out = attend(qkv, r_h, r_w, self.program)
+        out = out.reshape(*out.shape[:3], -1)
+        if window_size is not None:
+            out = merge_windows(out, x_BHWD.shape)
+        return self.proj(out)
 
 
 def relative_positions(

@@ -139,8 +139,12 @@ class Linear(nnx.Linear):
     """The layer of Flax with `product` for its kernel and `spread` for its bias."""
 
     def __call__(self, inputs: Float[Array, "*L D"], out_sharding=None) -> Float[Array, "*L E"]:
-        kernel = self.kernel[...].astype(self.dtype)
-        y = product(inputs.astype(self.dtype), kernel)
+        return self.plus_bias(self.without_bias(inputs))
+
+    def without_bias(self, inputs: Float[Array, "*L D"]) -> Float[Array, "*L E"]:
+        return product(inputs.astype(self.dtype), self.kernel[...].astype(self.dtype))
+
+    def plus_bias(self, y: Float[Array, "*L E"]) -> Float[Array, "*L E"]:
         if self.bias is None:
             return y
         return y + spread(self.bias[...].astype(self.dtype), y.shape)

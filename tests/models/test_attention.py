@@ -1,4 +1,4 @@
-"""The two programs for attention compute one sum."""
+"""The programs for attention compute one sum."""
 
 import jax
 import jax.export
@@ -10,8 +10,11 @@ from samjax.models import attention
 
 def inputs(batch, height, width, heads, depth):
     rng = np.random.default_rng(0)
-    lead = (batch, height, width, heads)
-    shapes = [(*lead, depth)] * 3 + [(*lead, height), (*lead, width)]
+    shapes = [
+        (batch, height, width, 3, heads, depth),
+        (height, height, depth),
+        (width, width, depth),
+    ]
     return [jax.numpy.asarray(rng.normal(size=s).astype(np.float32)) for s in shapes]
 
 
@@ -24,33 +27,50 @@ SIZES = {
 }
 
 
+def test_the_definition():
+    """Against a loop over queries in numpy."""
+    qkv, r_h, r_w = inputs(1, 3, 4, 2, 8)
+    found = np.asarray(attention.attend_whole(qkv, r_h, r_w))
+    qkv, r_h, r_w = (np.asarray(x, np.float64) for x in (qkv, r_h, r_w))
+    for row, column, head in np.ndindex(3, 4, 2):
+        q = qkv[0, row, column, 0, head]
+        logits = qkv[0, :, :, 1, head] @ q / 8**0.5
+        logits = logits + (r_h[row] @ q)[:, None] + (r_w[column] @ q)
+        weights = np.exp(logits - logits.max())
+        expected = np.einsum("hw,hwd->d", weights, qkv[0, :, :, 2, head]) / weights.sum()
+        np.testing.assert_allclose(found[0, row, column, head], expected, rtol=0, atol=3e-6)
+
+
 @pytest.mark.parametrize("size", SIZES)
-def test_in_pieces_equals_whole(size):
+@pytest.mark.parametrize("program", ["pieces", "folded"])
+def test_a_program_equals_whole(size, program):
     arrays = inputs(*SIZES[size])
     whole = jax.jit(attention.attend_whole)(*arrays)
-    pieces = jax.jit(attention.attend_in_pieces)(*arrays)
-    np.testing.assert_allclose(pieces, whole, rtol=0, atol=3e-6)
+    other = jax.jit(lambda *x: attention.attend(*x, program))(*arrays)
+    np.testing.assert_allclose(other, whole, rtol=0, atol=6e-6)
 
 
 @pytest.mark.parametrize("size", ["windows", "large grid"])
-def test_gradients_agree(size):
+@pytest.mark.parametrize("program", ["pieces", "folded"])
+def test_gradients_agree(size, program):
     arrays = inputs(*SIZES[size])
 
-    def gradient(function):
-        return jax.jit(jax.grad(lambda *x: (function(*x) ** 2).sum(), argnums=(0, 1, 2, 3, 4)))
+    def gradient(program):
+        def loss(*x):
+            return (attention.attend(*x, program) ** 2).sum()
 
-    for a, b in zip(
-        gradient(attention.attend_in_pieces)(*arrays),
-        gradient(attention.attend_whole)(*arrays),
-        strict=True,
-    ):
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*arrays)
+
+    for a, b in zip(gradient(program), gradient("whole"), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
-def test_large_logits_do_not_overflow():
-    q, k, v, bias_h, bias_w = inputs(1, 32, 32, 1, 8)
-    out = attention.attend_in_pieces(q * 100, k * 100, v, bias_h, bias_w)
-    whole = attention.attend_whole(q * 100, k * 100, v, bias_h, bias_w)
+@pytest.mark.parametrize("size", ["windows", "large grid"])
+def test_large_logits_do_not_overflow(size):
+    qkv, r_h, r_w = inputs(*SIZES[size])
+    qkv = qkv * np.float32([100, 100, 1])[:, None, None]
+    whole = attention.attend_whole(qkv, r_h, r_w)
+    out = attention.attend_in_pieces(qkv, r_h, r_w)
     assert np.isfinite(out).all()
     np.testing.assert_allclose(out, whole, rtol=0, atol=2e-3)
 
@@ -67,3 +87,10 @@ def test_the_platform_chooses():
     assert "stablehlo.while" in texts["cpu"]
     assert "stablehlo.while" not in texts["cuda"]
     assert "stablehlo.while" not in texts["tpu"]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_folded_lowers_for_accelerators(platform):
+    arrays = inputs(1, 32, 32, 2, 8)
+    exported = jax.export.export(jax.jit(attention.attend_folded), platforms=[platform])(*arrays)
+    assert "dot_general" in exported.mlir_module()
