@@ -4,11 +4,11 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from benchmarks.harness import ROOT
+from benchmarks.harness import ROOT, Malloc
 
 if TYPE_CHECKING:
     from samjax.models import SamConfig
@@ -29,8 +29,9 @@ def arguments(
     parser.add_argument("--repeats", type=int, default=repeats, help="timed calls of each")
     parser.add_argument("--warmup", type=int, default=warmup, help="untimed ones after the first")
     parser.add_argument(
-        "--malloc", choices=("keep", "default"), default="keep",
-        help="'keep' makes glibc keep freed memory, for all contenders alike",
+        "--malloc", choices=get_args(Malloc), default="own",
+        help="'own': samjax calls tune_allocator, as its command line does, and others run as they "
+        "are; 'keep': all of them keep freed memory; 'default': none does",
     )  # fmt: skip
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
@@ -74,9 +75,11 @@ def load_meta(args: argparse.Namespace) -> Any:
 
 
 def load_samjax(args: argparse.Namespace) -> Any:
-    from samjax.checkpoint import load
+    import samjax
 
-    return load(args.weights / "samjax")
+    if args.malloc == "own":
+        samjax.tune_allocator()
+    return samjax.load(args.weights / "samjax")
 
 
 def draw_picture(height: int = 1200, width: int = 1800, seed: int = 0) -> np.ndarray:

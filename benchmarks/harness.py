@@ -31,7 +31,7 @@ KEEP_MEMORY = (
 )
 """Makes glibc keep freed memory; otherwise each call faults in all its pages again."""
 
-Malloc = Literal["keep", "default"]
+Malloc = Literal["own", "keep", "default"]
 T = TypeVar("T")
 
 

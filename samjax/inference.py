@@ -18,7 +18,7 @@ from samjax.models import Sam, SamConfig
 from samjax.models.architecture import abstract_model, config_from_params
 from samjax.models.params import Params
 from samjax.postprocess.masks import axis_weights, upscale_masks
-from samjax.postprocess.measure import COLUMNS_AT_ONCE, measure_masks
+from samjax.postprocess.measure import COLUMNS_AT_ONCE, measure_masks, piece_span
 from samjax.types import Predictions, Prompts
 
 SIZE_STEP = COLUMNS_AT_ONCE
@@ -101,6 +101,7 @@ class Upscaler:
             axis_weights(config.low_res_size, config.image_size, inside, outside, _padded(outside))
             for inside, outside in zip(input_size, original_size, strict=True)
         )
+        self.span = piece_span(self.weights[1])
 
     def logits(
         self, low_res_masks: Float[Array | np.ndarray, "N h w"]
@@ -139,7 +140,7 @@ class Upscaler:
         height, width = self.original_size
         return _measure(
             low_res_masks, *self.weights, np.int32(height), np.int32(width),
-            np.float32(mask_threshold), np.float32(stability_score_offset),
+            np.float32(mask_threshold), np.float32(stability_score_offset), span=self.span,
         )  # fmt: skip
 
     def measured(
@@ -211,7 +212,7 @@ def for_each_picture(function: Callable, *pictures: Any) -> Any:
 
 
 _upscale = jax.jit(upscale_masks)
-_measure = jax.jit(measure_masks)
+_measure = jax.jit(measure_masks, static_argnames="span")
 
 
 def _padded(length: int) -> int:

@@ -26,12 +26,14 @@ def arguments(size: tuple[int, int], masks: np.ndarray, threshold: float, offset
 
 @pytest.mark.parametrize("size", [(300, 500), (128, 128), (1, 700), (600, 1), (257, 129)])
 @pytest.mark.parametrize("threshold, offset", [(0.0, 1.0), (0.7, 0.3)])
-def test_pieces_are_the_whole(size, threshold, offset):
+@pytest.mark.parametrize("narrow", [True, False])
+def test_pieces_are_the_whole(size, threshold, offset, narrow):
     smooth = np.cumsum(np.cumsum(RNG.standard_normal((3, 64, 64)), axis=1), axis=2) / 8
     masks = np.concatenate([smooth, np.full((1, 64, 64), -9.0), np.full((1, 64, 64), 9.0)])
     given = arguments(size, masks.astype(np.float32), threshold, offset)
     whole = jax.jit(measure._whole)(*given)
-    pieces = jax.jit(measure._in_pieces)(*given)
+    span = measure.piece_span(np.asarray(given[2])) if narrow else None
+    pieces = jax.jit(measure._in_pieces, static_argnums=0)(span, *given)
     names = ("masks", "scores", "boxes")
     for name, ours, expected in zip(names, pieces, whole, strict=True):
         assert ours.dtype == expected.dtype
@@ -42,3 +44,11 @@ def test_pieces_are_the_whole(size, threshold, offset):
     assert boxes[3].tolist() == [0, 0, 0, 0]
     assert boxes[4].tolist() == [0, 0, width - 1, height - 1]
     assert not masks[:, width:].any() and not masks[:, :, height:].any()
+
+
+def test_a_piece_needs_few_columns_of_a_large_picture_and_all_of_a_small_one():
+    assert measure.piece_span(axis_weights(256, 1024, 1024, 1800, 1920)) == 32
+    assert measure.piece_span(axis_weights(256, 1024, 1024, 500, 512)) == 128
+    assert measure.piece_span(axis_weights(256, 1024, 1024, 100, 128)) == 256
+    assert measure.piece_span(axis_weights(256, 1024, 10, 5, 128)) == 32
+    assert measure.piece_span(axis_weights(16, 64, 64, 300, 384)) == 16
