@@ -101,7 +101,7 @@ class Upscaler:
             axis_weights(config.low_res_size, config.image_size, inside, outside, _padded(outside))
             for inside, outside in zip(input_size, original_size, strict=True)
         )
-        self.span = piece_span(self.weights[1])
+        self.spans = tuple(piece_span(weights) for weights in self.weights)
 
     def logits(
         self, low_res_masks: Float[Array | np.ndarray, "N h w"]
@@ -109,6 +109,21 @@ class Upscaler:
         """Mask logits at full resolution, on the host."""
         height, width = self.original_size
         return np.asarray(_upscale(low_res_masks, *self.weights))[:, :height, :width]
+
+    def masks(
+        self, low_res_masks: Float[Array | np.ndarray, "N h w"], *, mask_threshold: float
+    ) -> Bool[np.ndarray, "N H W"]:
+        """Thresholded masks at full resolution, on the host.
+
+        What `measure` computes of the mask turned round, which then comes out as it is.
+        """
+        height, width = self.original_size
+        rows, columns = self.weights
+        masks, _, _ = _measure(
+            np.asarray(low_res_masks).swapaxes(-1, -2), columns, rows, np.int32(width),
+            np.int32(height), np.float32(mask_threshold), np.float32(0), span=self.spans[0],
+        )  # fmt: skip
+        return np.asarray(masks)[:, :height, :width]
 
     def measure(
         self,
@@ -140,7 +155,7 @@ class Upscaler:
         height, width = self.original_size
         return _measure(
             low_res_masks, *self.weights, np.int32(height), np.int32(width),
-            np.float32(mask_threshold), np.float32(stability_score_offset), span=self.span,
+            np.float32(mask_threshold), np.float32(stability_score_offset), span=self.spans[1],
         )  # fmt: skip
 
     def measured(

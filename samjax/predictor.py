@@ -1,5 +1,6 @@
 """`SamPredictor`: click, box or mask on one picture (reference: `SamPredictor`)."""
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -171,8 +172,10 @@ class SamPredictor:
             [self._mask(mask) for *_, mask in objects],
         )
         chosen = predictions.select(multimask_output=multimask_output)
-        logits = np.stack([picture.upscaler.logits(masks) for masks in chosen.low_res_masks])
-        masks = logits if return_logits else logits > self.mask_threshold
+        upscale = picture.upscaler.logits
+        if not return_logits:
+            upscale = functools.partial(picture.upscaler.masks, mask_threshold=self.mask_threshold)
+        masks = np.stack([upscale(low_res_masks) for low_res_masks in chosen.low_res_masks])
         return masks, np.asarray(chosen.iou_predictions), np.asarray(chosen.low_res_masks)
 
     def _decode(self, tokens: list[prompts.Tokens], masks: list[np.ndarray | None]) -> Predictions:
