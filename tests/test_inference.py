@@ -301,3 +301,19 @@ def test_prompts_of_the_wrong_shape(params, embeddings, change, words):
 def unchecked(function):
     """Without the type checker that tests put around it, which would speak first."""
     return getattr(function, "__wrapped__", function)
+
+
+@pytest.mark.parametrize("size", [(300, 450), (450, 300), (40, 1000)])
+def test_masks_without_logits(size):
+    """What the logits say, but where rounding decides."""
+    config = SamConfig.tiny()
+    input_size = tuple(max(1, round(config.image_size * side / max(size))) for side in size)
+    upscaler = inference.Upscaler(config, input_size, size)
+    rng = np.random.default_rng(0)
+    low_res = rng.standard_normal((3, config.low_res_size, config.low_res_size), dtype=np.float32)
+    logits = upscaler.logits(low_res)
+    masks = upscaler.masks(low_res, mask_threshold=0.2)
+    assert masks.shape == logits.shape and masks.dtype == bool
+    decided = np.abs(logits - 0.2) > 1e-5
+    assert decided.mean() > 0.99
+    np.testing.assert_array_equal(masks[decided], (logits > 0.2)[decided])

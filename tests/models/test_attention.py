@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from samjax.models import attention
+from samjax.models.config import ImageEncoderViTConfig
 
 
 def inputs(batch, height, width, heads, depth):
@@ -94,3 +95,8 @@ def test_folded_lowers_for_accelerators(platform):
     arrays = inputs(1, 32, 32, 2, 8)
     exported = jax.export.export(jax.jit(attention.attend_folded), platforms=[platform])(*arrays)
     assert "dot_general" in exported.mlir_module()
+
+
+def test_a_program_that_does_not_exist():
+    with pytest.raises(ValueError, match="attention is 'flash'; use one of .*'auto'"):
+        ImageEncoderViTConfig(attention="flash")
