@@ -18,10 +18,10 @@ from samjax.models import Sam, SamConfig
 from samjax.models.architecture import abstract_model, config_from_params
 from samjax.models.params import Params
 from samjax.postprocess.masks import axis_weights, upscale_masks
-from samjax.postprocess.measure import COLUMNS_AT_ONCE, measure_masks, piece_span
+from samjax.postprocess.measure import measure_masks, piece_span, threshold_masks
 from samjax.types import Predictions, Prompts
 
-SIZE_STEP = COLUMNS_AT_ONCE
+SIZE_STEP = 128
 """Full-resolution masks are computed in pictures padded to a multiple of this, in pixels."""
 
 
@@ -101,7 +101,7 @@ class Upscaler:
             axis_weights(config.low_res_size, config.image_size, inside, outside, _padded(outside))
             for inside, outside in zip(input_size, original_size, strict=True)
         )
-        self.spans = tuple(piece_span(weights) for weights in self.weights)
+        self.spans = piece_span(*self.weights), piece_span(*self.weights[::-1])
 
     def logits(
         self, low_res_masks: Float[Array | np.ndarray, "N h w"]
@@ -113,16 +113,11 @@ class Upscaler:
     def masks(
         self, low_res_masks: Float[Array | np.ndarray, "N h w"], *, mask_threshold: float
     ) -> Bool[np.ndarray, "N H W"]:
-        """Thresholded masks at full resolution, on the host.
-
-        What `measure` computes of the mask turned round, which then comes out as it is.
-        """
+        """Thresholded masks at full resolution, on the host."""
         height, width = self.original_size
-        rows, columns = self.weights
-        masks, _, _ = _measure(
-            np.asarray(low_res_masks).swapaxes(-1, -2), columns, rows, np.int32(width),
-            np.int32(height), np.float32(mask_threshold), np.float32(0), span=self.spans[0],
-        )  # fmt: skip
+        masks = _threshold(
+            low_res_masks, *self.weights, np.float32(mask_threshold), span=self.spans[1]
+        )
         return np.asarray(masks)[:, :height, :width]
 
     def measure(
@@ -155,7 +150,7 @@ class Upscaler:
         height, width = self.original_size
         return _measure(
             low_res_masks, *self.weights, np.int32(height), np.int32(width),
-            np.float32(mask_threshold), np.float32(stability_score_offset), span=self.spans[1],
+            np.float32(mask_threshold), np.float32(stability_score_offset), span=self.spans[0],
         )  # fmt: skip
 
     def measured(
@@ -173,6 +168,7 @@ def compiled_programs() -> dict[str, int]:
         "encode_images": _encode,
         "decode_masks": _decode,
         "upscale": _upscale,
+        "threshold": _threshold,
         "measure": _measure,
     }
     return {name: program._cache_size() for name, program in programs.items()}  # type: ignore[attr-defined]
@@ -227,6 +223,7 @@ def for_each_picture(function: Callable, *pictures: Any) -> Any:
 
 
 _upscale = jax.jit(upscale_masks)
+_threshold = jax.jit(threshold_masks, static_argnames="span")
 _measure = jax.jit(measure_masks, static_argnames="span")
 
 

@@ -87,7 +87,8 @@ def test_embedding_and_sizes(pair):
     theirs, ours = pair
     embedding, expected = ours.get_image_embedding(), theirs.get_image_embedding().numpy()
     assert embedding.shape == expected.shape == (1, 256, 64, 64)
-    np.testing.assert_allclose(embedding, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    # 2.0e-6 with AVX-512, 2.5e-6 with AVX2.
+    np.testing.assert_allclose(embedding, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
     assert ours.original_size == theirs.original_size == (1200, 1800)
     assert ours.input_size == theirs.input_size
 
