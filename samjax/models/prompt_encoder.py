@@ -67,10 +67,10 @@ class PromptEncoder(nnx.Module):
         `origin` is the (x, y) of the input's first pixel within the frame, if it is a part of it.
         """
         centres = (np.arange(self.grid_size) + 0.5) * (self.stride / self.frame_size)
-        xy = jnp.asarray(np.stack(np.meshgrid(centres, centres), axis=-1))
+        x = y = jnp.asarray(centres)
         if origin is not None:
-            xy = xy + origin / self.frame_size
-        return self.pe_layer(xy).astype(self.dtype)
+            x, y = x + origin[0] / self.frame_size, y + origin[1] / self.frame_size
+        return self.pe_layer.grid(x, y).astype(self.dtype)
 
 
 class PositionEmbeddingRandom(nnx.Module):
@@ -82,10 +82,25 @@ class PositionEmbeddingRandom(nnx.Module):
 
     def __call__(self, xy: Float[Array, "*L 2"]) -> Float[Array, "*L D"]:
         """`xy` lie in [0, 1]."""
-        xy = 2.0 * at_least_float32(xy) - 1.0
-        matrix = self.gaussian_matrix[...].astype(xy.dtype)
-        angle = 2.0 * np.pi * jnp.matmul(xy, matrix, precision="highest")
+        angle = jnp.matmul(_turns(xy), self._matrix(xy), precision="highest")
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+    def grid(self, x: Float[Array, "W"], y: Float[Array, "H"]) -> Float[Array, "H W D"]:
+        """The call, for all pairs of an `x` and a `y`: of the angles' sums, so that sines and
+        cosines are taken once for a column and once for a row."""
+        along_x, along_y = self._matrix(x)
+        angle_x, angle_y = _turns(x)[None, :, None] * along_x, _turns(y)[:, None, None] * along_y
+        sin_x, cos_x, sin_y, cos_y = (f(a) for a in (angle_x, angle_y) for f in (jnp.sin, jnp.cos))
+        return jnp.concatenate(
+            [sin_x * cos_y + cos_x * sin_y, cos_x * cos_y - sin_x * sin_y], axis=-1
+        )
+
+    def _matrix(self, xy: Float[Array, "..."]) -> Float[Array, "2 F"]:
+        return self.gaussian_matrix[...].astype(at_least_float32(xy).dtype)
+
+
+def _turns(position: Float[Array, "*L"]) -> Float[Array, "*L"]:
+    return 2.0 * np.pi * (2.0 * at_least_float32(position) - 1.0)
 
 
 class MaskDownscaling(nnx.Module):
