@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from benchmarks.environments import Unavailable, interpreter
+from benchmarks import environments
 from benchmarks.harness import Malloc
 from benchmarks.machine import cores
 from benchmarks.weights import MODELS, PUBLISHED, write_weights
@@ -64,22 +64,25 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse
     return args
 
 
-def commands(module: str, args: argparse.Namespace, weights: Path) -> dict[str, list[str]]:
+def commands(
+    module: str, args: argparse.Namespace, weights: Path, *, formats: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """Writes the weights and says how to start each contender: this program again, with the same
-    arguments, by the Python that has it. Who cannot take part is named and left out."""
+    arguments, by the Python that has it. Who cannot take part is named and left out. `formats` of
+    the weights are written beside those that contenders need."""
     pythons = {}
     for name in args.contenders:
         try:
             if name in VIT_ONLY and args.model == "nano":
-                raise Unavailable("it has no image encoder like nano's")
-            pythons[name] = sys.executable if name in HERE else str(interpreter(name))
-        except Unavailable as reason:
+                raise environments.Unavailable("it has no image encoder like nano's")
+            pythons[name] = sys.executable if name in HERE else str(environments.interpreter(name))
+        except environments.Unavailable as reason:
             print(f"{name} is left out: {reason}", file=sys.stderr)
     if not pythons:
         raise SystemExit("there is nobody to measure.")
     write_weights(
         args.model, weights, checkpoint=args.checkpoint, batch=getattr(args, "batch", 1),
-        formats=sorted({name for peer in pythons for name in NEEDS.get(peer, ())}),
+        formats=sorted({*formats, *(name for peer in pythons for name in NEEDS.get(peer, ()))}),
     )  # fmt: skip
     again = ["-m", module, *sys.argv[1:], "--weights", str(weights), "--worker"]
     return {name: [python, *again, name] for name, python in pythons.items()}

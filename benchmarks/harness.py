@@ -63,10 +63,12 @@ def compare(
     warmup: int = 1,
     malloc: Malloc = "keep",
     save_to: Path | None = None,
+    cold: bool = True,
 ) -> list[Measurement]:
     """Starts each command, then times them in turn: A B A B, so that noise meets all of them.
 
-    The first call and `warmup` more are not among the times. With `save_to` each contender writes
+    The first call and `warmup` more are not among the times; without `cold` the first is, because
+    the contenders have compiled what they need before they are ready. With `save_to` each writes
     its last result to `save_to / name`. Raises `ValueError` for fewer than one repeat, and
     `RuntimeError` if a contender fails.
     """
@@ -76,7 +78,7 @@ def compare(
     try:
         for name, command in commands.items():
             workers[name] = _Worker(name, command, malloc)
-        first = {name: worker.run() for name, worker in workers.items()}
+        first = {name: worker.run() for name, worker in workers.items()} if cold else {}
         for _ in range(warmup):
             for worker in workers.values():
                 worker.run()
@@ -91,7 +93,7 @@ def compare(
             Measurement(
                 name,
                 times[name],
-                first[name],
+                first.get(name, 0.0),
                 worker.peak_mib,
                 worker.accelerator,
                 versions=worker.versions,

@@ -160,7 +160,9 @@ def keras_hub_encoder(args: argparse.Namespace, pictures: np.ndarray) -> Encode:
         window_size=config["window_size"],
     )
     with np.load(args.weights / "meta.npz") as arrays:
-        model.set_weights(_keras_weights(arrays, config["depth"]))
+        ordered = iter(_keras_weights(arrays, config["depth"]))
+        for layer in model.layers:  # `model.weights` has them in another order
+            layer.set_weights([next(ordered) for _ in layer.weights])
     # It takes 0..1 and normalizes by itself, with these.
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     images = (pictures * std + mean).astype(np.float32)
@@ -168,7 +170,7 @@ def keras_hub_encoder(args: argparse.Namespace, pictures: np.ndarray) -> Encode:
 
 
 def _keras_weights(arrays: Any, depth: int) -> list[np.ndarray]:
-    """Meta's arrays in the order and the layout of `ViTDetBackbone.weights`."""
+    """Meta's arrays in the order and the layout of the weights of `ViTDetBackbone.layers`."""
 
     def get(name: str) -> np.ndarray:
         x = arrays[f"image_encoder.{name}"]

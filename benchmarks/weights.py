@@ -2,8 +2,8 @@
 
 `FOLDER` then holds `samjax`, a checkpoint of samjax's; `meta.pth`, Meta's state dict; `meta.pt`,
 Meta's model as it is, where its package has no name for it; and what `--formats` asks for:
-`encoder.onnx` and `click.onnx`, exported as Meta exports them, and `meta.npz` for those who have
-no torch.
+`encoder.onnx` and `click.onnx`, exported as Meta exports them, `meta.npz` for those who have no
+torch, and `embedding.npy`, of a square picture that is drawn, (1, D, h, w).
 """
 
 import argparse
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from samjax.models import SamConfig
 
 MODELS = ("vit_b", "vit_l", "vit_h", "tiny", "nano")
-FORMATS = ("encoder.onnx", "click.onnx", "meta.npz")
+FORMATS = ("encoder.onnx", "click.onnx", "meta.npz", "embedding.npy")
 PUBLISHED = ("vit_b", "vit_l", "vit_h")
 """Those that Meta's package builds by name."""
 
@@ -71,7 +71,10 @@ def main() -> None:
     torch.save(reference.state_dict(), args.folder / "meta.pth")
     if args.model not in PUBLISHED:
         torch.save(reference, args.folder / "meta.pt")
-    writers = {"encoder.onnx": _encoder, "click.onnx": _click, "meta.npz": _arrays}
+    writers = {
+        "encoder.onnx": _encoder, "click.onnx": _click, "meta.npz": _arrays,
+        "embedding.npy": _embedding,
+    }  # fmt: skip
     for name in args.formats:
         writers[name](reference, args.folder / name, args.batch)
 
@@ -105,6 +108,18 @@ def _arrays(reference: Any, path: Path, batch: int) -> None:
     import numpy as np
 
     np.savez(path, **{name: x.numpy() for name, x in reference.state_dict().items()})
+
+
+def _embedding(reference: Any, path: Path, batch: int) -> None:
+    import numpy as np
+    import segment_anything
+
+    from benchmarks.contenders import draw_picture
+
+    predictor = segment_anything.SamPredictor(reference)
+    side = reference.image_encoder.img_size
+    predictor.set_image(draw_picture(side, side))
+    np.save(path, predictor.get_image_embedding().numpy())
 
 
 def _encoder(reference: Any, path: Path, batch: int) -> None:
