@@ -42,10 +42,10 @@ def interpreter(name: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     print(f"making an environment for {name} in {folder}: {', '.join(REQUIREMENTS[name])}")
     try:
-        _run(sys.executable, "-m", "venv", str(folder))
+        _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
         python = _python(folder)
-        _run(str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check",
-             *REQUIREMENTS[name])  # fmt: skip
+        _run(sys.executable, "-m", "pip", "--python", str(python), "install", "-q",
+             "--disable-pip-version-check", *REQUIREMENTS[name])  # fmt: skip
         _run(str(python), "-c", _PROBES.get(name, f"import {name}"))
     except Unavailable:
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,10 @@ TITLES = {
 }
 COLOURS = {"samjax": "tab:blue", "meta": "tab:red"}
 NAMES = {"meta": "Meta's code"}
-COLUMNS = {"median_s": ("seconds", 1.0), "peak_mib": ("peak memory in GiB", 1024.0)}
+COLUMNS = {
+    "median_s": ("seconds", 1.0, "log"),
+    "peak_mib": ("peak memory in GiB", 1024.0, "linear"),
+}
 
 Line = dict[int, dict[str, str]]
 
@@ -36,7 +39,7 @@ def lines(path: Path, curve: str) -> dict[tuple[str, str], Line]:
 
 
 def draw(path: Path, picture: Path) -> None:
-    """Time above, peak memory below, one column for each curve, both axes logarithmic."""
+    """Time above, logarithmic; peak memory below, from zero; one column for each curve."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -49,15 +52,17 @@ def draw(path: Path, picture: Path) -> None:
     for column, (curve, found) in enumerate(measured.items()):
         title, unit = TITLES[curve]
         models = {row["size"].split()[0] for line in found.values() for row in line.values()}
-        for row, (name, (label, scale)) in enumerate(COLUMNS.items()):
+        for row, (name, (label, unit_size, scale)) in enumerate(COLUMNS.items()):
             axis = axes[row, column]
             for (contender, how), line in found.items():
-                _draw_line(axis, contender, how, line, name, scale)
-            axis.set(xscale="log", yscale="log", xlabel=unit, ylabel=label)
+                _draw_line(axis, contender, how, line, name, unit_size)
+            axis.set(xscale="log", yscale=scale, xlabel=unit, ylabel=label)
             values = sorted({value for line in found.values() for value in line})
             axis.set_xticks(values, [str(value) for value in values])
             axis.minorticks_off()
             axis.grid(alpha=0.3)
+            if scale == "linear":
+                axis.set_ylim(bottom=0)
         axes[0, column].set_title(f"{title} ({', '.join(sorted(models))})", fontsize=10)
         axes[0, column].legend(fontsize=8)
     figure.suptitle(_caption(measured), fontsize=8)
@@ -66,10 +71,10 @@ def draw(path: Path, picture: Path) -> None:
     plt.close(figure)
 
 
-def _draw_line(axis: Any, contender: str, how: str, line: Line, column: str, scale: float) -> None:
+def _draw_line(axis: Any, contender: str, how: str, line: Line, column: str, unit: float) -> None:
     values = sorted(line)
     axis.plot(
-        values, [float(line[value][column]) / scale for value in values], marker="o",
+        values, [float(line[value][column]) / unit for value in values], marker="o",
         color=COLOURS.get(contender), linestyle="--" if how == "one by one" else "-",
         label=", ".join(filter(None, (NAMES.get(contender, contender), how))),
     )  # fmt: skip
@@ -81,10 +86,11 @@ def _caption(measured: dict[str, dict[tuple[str, str], Line]]) -> str:
     machines = sorted({f"{row['cores']} cores of {row['cpu']}, float32" for row in every})
     stops = []
     for curve, found in measured.items():
-        meta = max(
-            (v for (name, _), line in found.items() if name == "meta" for v in line), default=0
-        )
-        if 0 < meta < max(value for line in found.values() for value in line):
-            stops.append(f"{meta} {curve}")
+        values: dict[str, list[int]] = defaultdict(list)
+        for (contender, _), line in found.items():
+            values[contender] += line
+        theirs = max(values["meta"], default=0)
+        if 0 < theirs < max(map(max, filter(None, values.values()))):
+            stops.append(f"{theirs} {curve}")
     note = f"; Meta's code was measured up to {' and '.join(stops)}" if stops else ""
     return "; ".join(machines) + note

@@ -111,8 +111,7 @@ def meta_pictures(args: argparse.Namespace) -> Callable[[], Any]:
     def encode(piece: torch.Tensor) -> np.ndarray:
         return model.image_encoder(piece.to(model.device)).permute(0, 2, 3, 1).cpu().numpy()
 
-    if args.how != "together":
-        encode(pieces[0])
+    encode(pieces[0][:1])
     return lambda: np.concatenate([encode(piece) for piece in pieces])
 
 
