@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BENCH := .venv/.installed-bench
 DEMO := .venv-demo
 
 .PHONY: test test-all parity lint format bench demo clean
@@ -25,9 +26,13 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## the figures in the README
-	$(BIN)/python -m benchmarks.image_encoder
+bench: $(BENCH)  ## the figures in the README, and the peers: about an hour, and 10 GB the first time
+	$(BIN)/python -m benchmarks.image_encoder --contenders all
+	$(BIN)/python -m benchmarks.one_click --contenders all
 	$(BIN)/python -m benchmarks.everything
+	$(BIN)/python -m benchmarks.everything docs/dogs.jpg --model nano
+	$(BIN)/python -m benchmarks.start_up
+	$(BIN)/python -m benchmarks.scaling
 
 demo: $(DEMO)/.installed  ## a picture with the package alone: everything, a click and a box
 	$(DEMO)/bin/samjax everything docs/dogs.jpg --points-per-side 16 \
@@ -41,10 +46,14 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@
 
+$(BENCH): $(INSTALLED)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	touch $@
+
 $(DEMO)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/python -m pip install -q --disable-pip-version-check -e .
 	touch $@
 
 clean:
-	rm -rf .venv $(DEMO) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(DEMO) benchmarks/.environments demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

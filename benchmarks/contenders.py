@@ -1,31 +1,45 @@
-"""What the questions share: weights, pictures, command lines. Heavy imports stay in functions."""
+"""What the questions share: who takes part, pictures, command lines. Heavy imports stay in
+functions."""
 
 import argparse
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from benchmarks.harness import ROOT, Malloc
+from benchmarks import environments
+from benchmarks.harness import Malloc
+from benchmarks.machine import cores
+from benchmarks.weights import MODELS, PUBLISHED, write_weights
 
-if TYPE_CHECKING:
-    from samjax.models import SamConfig
-
-CONTENDERS = ("samjax", "meta")
-MODELS = ("vit_b", "vit_l", "vit_h", "tiny")
+HERE = ("samjax", "meta")
+"""Contenders that the project's own environment has; peers have one each (`environments`)."""
+NEEDS = {
+    "openvino": ("encoder.onnx", "click.onnx"),
+    "onnxruntime": ("encoder.onnx", "click.onnx"),
+    "keras_hub": ("meta.npz",),
+}
+"""What `weights` writes for them beside Meta's state dict."""
+VIT_ONLY = ("transformers", "keras_hub")
+PICTURE_SIZE = (1200, 1800)
+"""Height and width of the picture that is drawn where none is given."""
 
 
 def arguments(
-    parser: argparse.ArgumentParser, *, repeats: int, warmup: int
+    parser: argparse.ArgumentParser, *, repeats: int, warmup: int, peers: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
-    """Adds what every question takes."""
-    parser.add_argument("--model", choices=MODELS, default="vit_b", help="size of the ViT")
+    """Adds what every question takes. `peers` answer it too, besides samjax and Meta's code."""
+    parser.add_argument("--model", choices=MODELS, default="vit_b", help="size of the ViT, or nano")
     parser.add_argument(
-        "--checkpoint", type=Path, help="a .pth file in Meta's format; default: random weights"
-    )
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+        "--checkpoint", type=Path,
+        help="a .pth file in Meta's format; default: random weights, and nano's own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--contenders", nargs="+", choices=(*HERE, *peers, *(("all",) if peers else ())),
+        default=HERE, help="a peer's environment is made when it first takes part",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=repeats, help="timed calls of each")
     parser.add_argument("--warmup", type=int, default=warmup, help="untimed ones after the first")
     parser.add_argument(
@@ -35,42 +49,56 @@ def arguments(
     )  # fmt: skip
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
+    parser.set_defaults(peers=tuple(peers))
     return parser
 
 
-def commands(module: str, args: argparse.Namespace, weights: Path) -> dict[str, list[str]]:
-    """How to start each contender: this program again, with the same arguments."""
-    again = [sys.executable, "-m", module, *sys.argv[1:], "--weights", str(weights), "--worker"]
-    return {name: [*again, name] for name in args.contenders}
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments, with "all" spelled out. Ends the program for those that contradict."""
+    if args.checkpoint is not None and args.model == "nano":
+        parser.error("nano has weights of its own; --checkpoint is for the others.")
+    if args.checkpoint is not None and not args.checkpoint.is_file():
+        parser.error(f"there is no checkpoint {args.checkpoint}")
+    if "all" in args.contenders:
+        args.contenders = [*HERE, *args.peers]
+    return args
 
 
-def prepare_weights(args: argparse.Namespace, folder: Path) -> None:
-    """Writes the same weights for all contenders, in a process that is not measured."""
-    command = [sys.executable, "-m", "benchmarks.contenders", args.model, str(folder)]
-    if args.checkpoint is not None:
-        command += ["--checkpoint", str(args.checkpoint.absolute())]
-    subprocess.run(command, check=True, cwd=ROOT)
-
-
-def config(model: str) -> "SamConfig":
-    from samjax.models import SamConfig
-
-    return {
-        "vit_b": SamConfig.vit_b,
-        "vit_l": SamConfig.vit_l,
-        "vit_h": SamConfig.vit_h,
-        "tiny": SamConfig.tiny,
-    }[model]()
+def commands(
+    module: str, args: argparse.Namespace, weights: Path, *, formats: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Writes the weights and says how to start each contender: this program again, with the same
+    arguments, by the Python that has it. Who cannot take part is named and left out. `formats` of
+    the weights are written beside those that contenders need."""
+    pythons = {}
+    for name in args.contenders:
+        try:
+            if name in VIT_ONLY and args.model == "nano":
+                raise environments.Unavailable("it has no image encoder like nano's")
+            pythons[name] = sys.executable if name in HERE else str(environments.interpreter(name))
+        except environments.Unavailable as reason:
+            print(f"{name} is left out: {reason}", file=sys.stderr)
+    if not pythons:
+        raise SystemExit("there is nobody to measure.")
+    write_weights(
+        args.model, weights, checkpoint=args.checkpoint, batch=getattr(args, "batch", 1),
+        formats=sorted({*formats, *(name for peer in pythons for name in NEEDS.get(peer, ()))}),
+    )  # fmt: skip
+    again = ["-m", module, *sys.argv[1:], "--weights", str(weights), "--worker"]
+    return {name: [python, *again, name] for name, python in pythons.items()}
 
 
 def load_meta(args: argparse.Namespace) -> Any:
-    """Meta's model, on a GPU where torch sees one."""
+    """Meta's model as its users load it, on a GPU where torch sees one; nothing of JAX with it."""
+    import segment_anything
     import torch
 
-    from samjax.convert.reference import build_reference
-
-    model = build_reference(config(args.model))
-    model.load_state_dict(torch.load(args.weights / "meta.pth", weights_only=True))
+    torch.set_num_threads(cores())
+    if args.model in PUBLISHED:
+        build = segment_anything.sam_model_registry[args.model]
+        model = build(checkpoint=args.weights / "meta.pth")
+    else:
+        model = torch.load(args.weights / "meta.pt", weights_only=False)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
 
 
@@ -82,7 +110,9 @@ def load_samjax(args: argparse.Namespace) -> Any:
     return samjax.load(args.weights / "samjax")
 
 
-def draw_picture(height: int = 1200, width: int = 1800, seed: int = 0) -> np.ndarray:
+def draw_picture(
+    height: int = PICTURE_SIZE[0], width: int = PICTURE_SIZE[1], seed: int = 0
+) -> np.ndarray:
     """Discs and boxes of many sizes on a gradient, with a little noise: uint8, (H, W, 3)."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -95,33 +125,3 @@ def draw_picture(height: int = 1200, width: int = 1800, seed: int = 0) -> np.nda
         picture[inside] = rng.uniform(0, 255, 3)
     picture += rng.normal(0, 4, picture.shape)
     return np.clip(picture, 0, 255).astype(np.uint8)
-
-
-def _write_weights() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model", choices=MODELS)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--checkpoint", type=Path)
-    args = parser.parse_args()
-
-    import torch
-
-    from samjax.checkpoint import save_checkpoint
-    from samjax.convert import from_state_dict
-    from samjax.convert.reference import build_reference
-
-    torch.manual_seed(0)
-    reference = build_reference(config(args.model))
-    if args.checkpoint is None:
-        for parameter in reference.parameters():
-            if not parameter.any():  # position embeddings and biases, which would hide mistakes
-                torch.nn.init.normal_(parameter, std=0.02)
-    else:
-        reference.load_state_dict(torch.load(args.checkpoint, weights_only=True))
-    args.folder.mkdir(parents=True, exist_ok=True)
-    torch.save(reference.state_dict(), args.folder / "meta.pth")
-    save_checkpoint(args.folder / "samjax", from_state_dict(reference.state_dict()))
-
-
-if __name__ == "__main__":
-    _write_weights()

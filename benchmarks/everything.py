@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks import contenders
 from benchmarks.harness import compare, record, serve
+from benchmarks.machine import ROOT
 
 SAME_MASK = 0.99
 """IoU from which two masks are the same."""
@@ -24,12 +25,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         weights, saved = Path(folder, "weights"), Path(folder)
-        contenders.prepare_weights(args, weights)
         measurements = compare(
             contenders.commands("benchmarks.everything", args, weights),
             repeats=args.repeats, warmup=args.warmup, malloc=args.malloc, save_to=saved,
         )  # fmt: skip
-        rles = {name: json.loads((saved / f"{name}.json").read_text()) for name in args.contenders}
+        rles = {m.contender: _masks(saved / f"{m.contender}.json") for m in measurements}
     for m in measurements:
         m.facts["masks"] = len(rles[m.contender])
         m.facts["matched"] = matched(rles[m.contender], rles["meta"]) if "meta" in rles else ""
@@ -64,24 +64,34 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--pred-iou-thresh", type=float, help="see --stability-score-thresh")
     parser.add_argument(
         "--stability-score-thresh", type=float,
-        help="default: Meta's with --checkpoint, and 0 with random weights, which score badly",
+        help="default: nano's own, Meta's with --checkpoint, and 0 with random weights, which "
+        "score badly",
     )  # fmt: skip
     parser.add_argument("--box-nms-thresh", type=float, default=0.7)
-    args = parser.parse_args()
+    args = contenders.check(parser, parser.parse_args())
     if args.picture is not None and not args.picture.is_file():
         parser.error(f"there is no picture {args.picture}")
-    trained = args.checkpoint is not None
-    if args.pred_iou_thresh is None:
-        args.pred_iou_thresh = 0.88 if trained else 0.0
-    if args.stability_score_thresh is None:
-        args.stability_score_thresh = 0.95 if trained else 0.0
+    for name, default in _thresholds(args).items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
     return args
+
+
+def _thresholds(args: argparse.Namespace) -> dict[str, float]:
+    """Those that nano carries, Meta's for trained weights, and none for random ones."""
+    metas = {"pred_iou_thresh": 0.88, "stability_score_thresh": 0.95}
+    if args.model == "nano":
+        carried = json.loads((ROOT / "samjax/assets/nano/samjax.json").read_text())["everything"]
+        assert carried.keys() <= metas.keys(), "this benchmark passes on no other threshold"
+        return metas | carried
+    return metas if args.checkpoint is not None else dict.fromkeys(metas, 0.0)
 
 
 def _size(args: argparse.Namespace) -> str:
     height, width = _picture(args).shape[:2]
+    trained = args.checkpoint is not None or args.model == "nano"
     return (
-        f"{args.model} {'trained' if args.checkpoint else 'random'} {width}x{height} "
+        f"{args.model} {'trained' if trained else 'random'} {width}x{height} "
         f"points {args.points_per_side} crops {args.crop_n_layers} "
         f"iou {args.pred_iou_thresh:g} stability {args.stability_score_thresh:g} "
         f"nms {args.box_nms_thresh:g}"
@@ -125,6 +135,10 @@ def _meta(args: argparse.Namespace) -> Callable[[], list[dict]]:
     )
     picture = _picture(args)
     return lambda: generator.generate(picture)
+
+
+def _masks(path: Path) -> list[dict]:
+    return json.loads(path.read_text())
 
 
 def _save(records: list[dict], path: Path) -> None:

@@ -9,10 +9,8 @@ to, the worker answers each with one JSON object.
 import csv
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,9 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from benchmarks.machine import ROOT, commit, hardware, versions
+
 RESULTS = Path(__file__).parent / "results"
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("jax", "jaxlib", "flax", "torch", "segment-anything")
 KEEP_MEMORY = (
     "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=9223372036854775807"
     ":glibc.malloc.top_pad=536870912"
@@ -45,6 +43,8 @@ class Measurement:
     peak_mib: float
     accelerator: str
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=versions)
+    """Of the contender's own environment."""
 
     @property
     def median(self) -> float:
@@ -63,10 +63,12 @@ def compare(
     warmup: int = 1,
     malloc: Malloc = "keep",
     save_to: Path | None = None,
+    cold: bool = True,
 ) -> list[Measurement]:
     """Starts each command, then times them in turn: A B A B, so that noise meets all of them.
 
-    The first call and `warmup` more are not among the times. With `save_to` each contender writes
+    The first call and `warmup` more are not among the times; without `cold` the first is, because
+    the contenders have compiled what they need before they are ready. With `save_to` each writes
     its last result to `save_to / name`. Raises `ValueError` for fewer than one repeat, and
     `RuntimeError` if a contender fails.
     """
@@ -76,7 +78,7 @@ def compare(
     try:
         for name, command in commands.items():
             workers[name] = _Worker(name, command, malloc)
-        first = {name: worker.run() for name, worker in workers.items()}
+        first = {name: worker.run() for name, worker in workers.items()} if cold else {}
         for _ in range(warmup):
             for worker in workers.values():
                 worker.run()
@@ -88,7 +90,14 @@ def compare(
             for name, worker in workers.items():
                 worker.ask(json.dumps(str(save_to / name)))
         return [
-            Measurement(name, times[name], first[name], worker.peak_mib, worker.accelerator)
+            Measurement(
+                name,
+                times[name],
+                first.get(name, 0.0),
+                worker.peak_mib,
+                worker.accelerator,
+                versions=worker.versions,
+            )  # fmt: skip
             for name, worker in workers.items()
         ]
     finally:
@@ -111,7 +120,7 @@ def serve(
         answers.flush()
 
     work = prepare()
-    answer(accelerator=_accelerator())
+    answer(accelerator=_accelerator(), versions=versions())
     result: Any = None
     for line in sys.stdin:
         if line.strip() == "run":
@@ -135,7 +144,8 @@ def record(
 ) -> Path:
     """Appends a row for each measurement to `folder / question.csv`, and prints them.
 
-    Raises `ValueError` when the file has other columns, as after a change of the benchmark.
+    Columns that are new are added to the file, empty in the rows that it has. Raises `ValueError`
+    when it has others that this benchmark does not write.
     """
     rows = [
         {
@@ -149,7 +159,7 @@ def record(
             "compile_s": f"{m.compile_seconds:.4g}",
             "peak_mib": f"{m.peak_mib:.0f}",
             **m.facts,
-            **versions(),
+            **m.versions,
             **hardware(),
             "accelerator": m.accelerator,
             "malloc": malloc,
@@ -165,45 +175,6 @@ def record(
     return path
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of what is compared; empty for what is not installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
-
-
-def hardware() -> dict[str, str]:
-    """The processor's name, the cores this process may use, and the memory in GiB."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    usable = getattr(os, "sched_getaffinity", None)
-    cores = len(usable(0)) if usable else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": cpu, "cores": str(cores), "memory_gib": f"{memory:.0f}"}
-
-
-def commit() -> str:
-    """The checkout's commit, with a plus where tracked files differ from it; empty outside git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + "+" * bool(
-            git("status", "--porcelain", "-uno")
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
 class _Worker:
     """A contender's process, from the parent's side."""
 
@@ -216,7 +187,8 @@ class _Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT
         )
         self.peak_mib = 0.0
-        self.accelerator = self._answer()["accelerator"]
+        hello = self._answer()
+        self.accelerator, self.versions = hello["accelerator"], hello["versions"]
 
     def run(self) -> float:
         answer = self.ask("run")
@@ -284,21 +256,23 @@ def _accelerator() -> str:
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(rows[0])
+    older: list[dict[str, str]] = []
     if path.exists():
         with path.open(newline="") as file:
-            present = next(csv.reader(file), columns)
-        if present != columns:
-            different = sorted(set(present) ^ set(columns)) or "in another order"
+            reader = csv.DictReader(file)
+            older = list(reader)
+            unknown = sorted(set(reader.fieldnames or ()) - set(columns))
+        if unknown:
             raise ValueError(
-                f"{path} has other columns than this benchmark writes ({different}); "
-                "rename it and run again."
+                f"{path} has other columns than this benchmark writes: {unknown}, which it does "
+                f"not, beside {columns}; rename the file and run again."
             )
-    is_new = not path.exists() or path.stat().st_size == 0
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(rows)
+    whole = path.with_suffix(".partial")
+    with whole.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*older, *rows])
+    whole.replace(path)
 
 
 def _print_table(title: str, measurements: Sequence[Measurement]) -> None:

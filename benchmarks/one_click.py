@@ -8,29 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import contenders
+from benchmarks import contenders, peers
 from benchmarks.harness import compare, record, serve
 
+PEERS = {
+    "transformers": peers.TransformersPredictor,
+    "openvino": peers.OnnxPredictor,
+    "onnxruntime": peers.OnnxPredictor,
+}
 CLICKS = 20
 """In a timed call, each at a place of its own; a single one would be over too soon to time."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    contenders.arguments(parser, repeats=3, warmup=1)
-    args = parser.parse_args()
+    contenders.arguments(parser, repeats=3, warmup=1, peers=tuple(PEERS))
+    args = contenders.check(parser, parser.parse_args())
     if args.worker:
-        serve(lambda: _clicks({"samjax": _samjax, "meta": _meta}[args.worker](args)), _save)
+        predictor = {"samjax": _samjax, "meta": _meta, **PEERS}[args.worker]
+        serve(lambda: _clicks(predictor(args)), _save)
         return
     with tempfile.TemporaryDirectory() as folder:
         weights, saved = Path(folder, "weights"), Path(folder)
-        contenders.prepare_weights(args, weights)
         measurements = compare(
             contenders.commands("benchmarks.one_click", args, weights),
             repeats=args.repeats, warmup=args.warmup, malloc=args.malloc, save_to=saved,
         )  # fmt: skip
         for m in measurements:
-            m.facts["differing_pixels"] = _different(saved, m.contender, args.contenders)
+            m.facts["differing_pixels"] = _different(saved, m.contender)
     record("one_click", f"{args.model} {CLICKS} clicks", measurements, malloc=args.malloc)
 
 
@@ -65,9 +70,9 @@ def _save(masks: np.ndarray, path: Path) -> None:
     np.save(path.with_suffix(".npy"), masks)
 
 
-def _different(folder: Path, name: str, names: list[str]) -> int | str:
+def _different(folder: Path, name: str) -> int | str:
     """Pixels of all masks that are not Meta's."""
-    if name == "meta" or "meta" not in names:
+    if name == "meta" or not (folder / "meta.npy").exists():
         return ""
     ours, theirs = np.load(folder / f"{name}.npy"), np.load(folder / "meta.npy")
     return int(np.bitwise_count(ours ^ theirs).sum())

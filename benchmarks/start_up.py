@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import contenders
-from benchmarks.harness import KEEP_MEMORY, ROOT, Measurement, record
+from benchmarks.harness import KEEP_MEMORY, Measurement, record
+from benchmarks.machine import ROOT
 
 PEAK = "peak MiB"
 
@@ -23,13 +24,12 @@ PEAK = "peak MiB"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     contenders.arguments(parser, repeats=3, warmup=0)
-    args = parser.parse_args()
+    args = contenders.check(parser, parser.parse_args())
     if args.worker:
         {"samjax": _samjax, "meta": _meta}[args.worker](args)
         return
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights")
-        contenders.prepare_weights(args, weights)
         commands = contenders.commands("benchmarks.start_up", args, weights)
         environment = {**os.environ, "SAMJAX_CACHE": str(Path(folder, "cache"))}
         if args.malloc == "keep":

@@ -9,8 +9,8 @@ import pytest
 import segment_anything
 
 import samjax
+from benchmarks.nano_in_torch import torch_nano
 from compare import check_same
-from nano_reference import torch_nano
 from samjax import SamAutomaticMaskGenerator, SamPredictor, checkpoint
 from samjax.images import read_image
 

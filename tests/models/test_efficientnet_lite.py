@@ -8,7 +8,8 @@ import pytest
 import torch
 from flax import nnx
 
-from nano_reference import TorchEncoder, features, random_backbone
+from benchmarks.nano_in_torch import TorchEncoder, features
+from nano_reference import random_backbone
 from samjax import SamAutomaticMaskGenerator, SamPredictor, inference
 from samjax.checkpoint import Model, load, save_checkpoint
 from samjax.convert.efficientnet_lite import backbone_from_state_dict
