@@ -139,6 +139,7 @@ class Upscaler:
         return self.measured(
             self.measuring(
                 low_res_masks,
+                np.arange(len(low_res_masks)),
                 mask_threshold=mask_threshold,
                 stability_score_offset=stability_score_offset,
             )
@@ -146,16 +147,21 @@ class Upscaler:
 
     def measuring(
         self,
-        low_res_masks: Float[Array | np.ndarray, "N h w"],
+        low_res_masks: Float[Array | np.ndarray, "*L h w"],
+        chosen: Int[np.ndarray, "N"],
         *,
         mask_threshold: float,
         stability_score_offset: float,
     ) -> tuple[Array, Array, Array]:
-        """Begins what `measure` does and comes back at once; `measured` waits for it."""
+        """Begins what `measure` does and comes back at once; `measured` waits for it.
+
+        `chosen` are the numbers of the masks to measure, counted through all leading axes.
+        """
         height, width = self.original_size
         return _measure(
             low_res_masks, *self.weights, np.int32(height), np.int32(width),
             np.float32(mask_threshold), np.float32(stability_score_offset), span=self.spans[1],
+            chosen=chosen.astype(np.int32),
         )  # fmt: skip
 
     def measured(
@@ -227,7 +233,16 @@ def for_each_picture(function: Callable, *pictures: Any) -> Any:
 
 
 _upscale = jax.jit(upscale_masks)
-_measure = jax.jit(measure_masks, static_argnames="span")
+
+
+@functools.partial(jax.jit, static_argnames="span")
+def _measure(
+    low_res_masks: Array, *arguments: Array, span: int | None = None, chosen: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """`measure_masks`, of those chosen."""
+    if chosen is not None:
+        low_res_masks = low_res_masks.reshape(-1, *low_res_masks.shape[-2:])[chosen]
+    return measure_masks(low_res_masks, *arguments, span=span)
 
 
 def _padded(length: int) -> int:
