@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from samjax.checkpoint import Model
-from samjax.everything.ahead import one_ahead
+from samjax.everything.ahead import OneAhead
 from samjax.everything.crops import Filters
 from samjax.everything.grids import make_point_grids
 from samjax.everything.masks import OUTPUT_MODES, records, without_small_regions
@@ -138,8 +138,8 @@ class SamAutomaticMaskGenerator:
 
         Yields `(image, records)` in the order given: the picture as it was read, and what
         `generate` returns for it. While the caller has one result, the next picture is being
-        segmented and the one after it is read and encoded, and no more than that. `images` are
-        taken as they are needed, on another thread.
+        segmented, the one after it may have been encoded and one more read: no more than that.
+        `images` are taken as they are needed, on another thread.
 
         With `yield_errors` a picture that cannot be done is yielded as its exception, and the rest
         is done; without, the exception is raised and ends it. What `images` themselves raise is
@@ -153,7 +153,7 @@ class SamAutomaticMaskGenerator:
 
         device = jax.config.jax_default_device  # type: ignore[attr-defined]
         work = _on_device(self._segment(images, after_batch), device)
-        with contextlib.closing(one_ahead(work, stop=stopped.set)) as found:
+        with contextlib.closing(OneAhead(work, stop=stopped.set)) as found:
             for one in found:
                 if isinstance(one, Exception) and not yield_errors:
                     raise one

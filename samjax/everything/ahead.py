@@ -10,25 +10,41 @@ T = TypeVar("T")
 _END: Any = object()
 
 
-def one_ahead(
-    items: Iterator[T], *, stop: Callable[[], None] | None = None
-) -> Generator[T, None, None]:
+class OneAhead(Generic[T]):
     """The same items, the next one made on a thread of its own while one is in use.
 
-    Never more than one is waiting. What `items` raises is raised in its turn. When the iterator is
-    closed, `stop` is called first, to have the item that is being made end early; then the thread
-    ends, and `items` are closed where they are a generator.
+    Never more than one is waiting. What `items` raise is raised in its turn. `close` has to be
+    called: it calls `stop`, which may have the item that is being made end early, waits for that,
+    closes `items`, and ends the thread.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="samjax-ahead") as thread:
-        upcoming = thread.submit(next, items, _END)
-        try:
-            while (item := upcoming.result()) is not _END:
-                upcoming = thread.submit(next, items, _END)
-                yield item
-        finally:
-            if stop is not None:
-                stop()
-            thread.submit(getattr(items, "close", lambda: None))
+
+    def __init__(
+        self, items: Generator[T, None, None], *, stop: Callable[[], object] = lambda: None
+    ):
+        self._items = items
+        self._stop = stop
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="samjax-ahead")
+        self._upcoming = self._thread.submit(next, items, _END)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next item, or the end, is there without waiting."""
+        return self._upcoming.done()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        item = self._upcoming.result()
+        if item is _END:
+            raise StopIteration
+        self._upcoming = self._thread.submit(next, self._items, _END)
+        return item
+
+    def close(self) -> None:
+        self._stop()
+        self._thread.shutdown(cancel_futures=True)
+        self._items.close()
 
 
 class BegunEarly(Generic[T]):
@@ -47,7 +63,7 @@ class BegunEarly(Generic[T]):
             self._begun.append(self._make())
         return self._begun[0] is not _stop
 
-    def __iter__(self) -> "BegunEarly[T]":
+    def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:

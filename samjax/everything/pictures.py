@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
-from samjax.everything.ahead import BegunEarly, one_ahead
+from samjax.everything.ahead import BegunEarly, OneAhead
 from samjax.everything.crops import Crop, Filters, segment_crop
 from samjax.everything.masks import Masks
 from samjax.images import read_image
@@ -65,21 +65,27 @@ def segment_pictures(
     no `Exception`. What `images` themselves raise is raised.
     """
     with (
-        contextlib.closing(one_ahead(_prepared(work, images))) as parts,
+        contextlib.closing(OneAhead(_prepared(work, images))) as parts,
         ThreadPoolExecutor(1, thread_name_prefix="samjax-compress") as compressing,
     ):
         encoded = BegunEarly(_encoded(work.predictor, parts))
+
+        def begin_next() -> None:
+            if parts.ready:
+                encoded.begin()
+
         for first in encoded:
             if isinstance(first, Exception):
                 yield first
             else:
-                yield _segment_picture(work, first, encoded, compressing, after_batch)
+                yield _segment_picture(work, first, encoded, begin_next, compressing, after_batch)
 
 
 def _segment_picture(
     work: Work,
     first: tuple[_Part, Picture],
     encoded: BegunEarly[tuple[_Part, Picture] | Exception],
+    begin_next: Callable[[], None],
     compressing: Executor,
     after_batch: Callable[[], object],
 ) -> Found | Exception:
@@ -101,7 +107,7 @@ def _segment_picture(
                     masks = segment_crop(
                         work.predictor.model, part.crop, picture, work.filters,
                         points_per_batch=work.points_per_batch, compressing=compressing,
-                        all_begun=encoded.begin, after_batch=batch_done,
+                        all_begun=begin_next, after_batch=batch_done,
                     )  # fmt: skip
                     found.append(masks)
             except Exception as error:
@@ -121,7 +127,7 @@ def _without_duplicates(work: Work, found: list[Masks]) -> Masks:
     return masks
 
 
-def _prepared(work: Work, images: Iterable[Source]) -> Iterator[_Part | Exception]:
+def _prepared(work: Work, images: Iterable[Source]) -> Generator[_Part | Exception, None, None]:
     """The crops of every picture, resized and normalized. An exception ends its picture."""
     for source in images:
         try:
