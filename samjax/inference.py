@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from samjax.models import Sam, SamConfig
@@ -65,12 +66,16 @@ def decode_masks(
     `prompts` have leading axes (B, P); `samjax.prompts.pack` builds them. `Predictions.select`
     picks the single mask or the multimask outputs. With `least_iou`, all masks of a prompt are
     zeros where no multimask output has a predicted IoU above it; the CPU does not compute them.
+    Embeddings that are spread over the devices of a mesh are decoded each where it is, with
+    parameters that are on all of them.
     Raises `ValueError` when shapes do not fit the model or each other.
     """
     config = config or config_from_params(params)
     _check_decoder_input(config, image_embeddings, prompts)
     least = None if least_iou is None else np.float32(least_iou)
-    return _decode(config, params, image_embeddings, prompts, least)
+    return _decode(
+        config, params, image_embeddings, prompts, least, spread=_spread(image_embeddings)
+    )
 
 
 def predict_masks(
@@ -134,6 +139,7 @@ class Upscaler:
         return self.measured(
             self.measuring(
                 low_res_masks,
+                np.arange(len(low_res_masks)),
                 mask_threshold=mask_threshold,
                 stability_score_offset=stability_score_offset,
             )
@@ -141,16 +147,21 @@ class Upscaler:
 
     def measuring(
         self,
-        low_res_masks: Float[Array | np.ndarray, "N h w"],
+        low_res_masks: Float[Array | np.ndarray, "*L h w"],
+        chosen: Int[np.ndarray, "N"],
         *,
         mask_threshold: float,
         stability_score_offset: float,
     ) -> tuple[Array, Array, Array]:
-        """Begins what `measure` does and comes back at once; `measured` waits for it."""
+        """Begins what `measure` does and comes back at once; `measured` waits for it.
+
+        `chosen` are the numbers of the masks to measure, counted through all leading axes.
+        """
         height, width = self.original_size
         return _measure(
             low_res_masks, *self.weights, np.int32(height), np.int32(width),
             np.float32(mask_threshold), np.float32(stability_score_offset), span=self.spans[0],
+            chosen=chosen.astype(np.int32),
         )  # fmt: skip
 
     def measured(
@@ -194,37 +205,72 @@ def _encode(config: SamConfig, params: Params, images: Array) -> Array:
         return bind(config, params).image_encoder(images)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="spread")
 def _decode(
     config: SamConfig,
     params: Params,
     image_embeddings: Array,
     prompts: Prompts,
     least_iou: Array | None,
+    *,
+    spread: NamedSharding | None = None,
 ) -> Predictions:
     with _precision(config):
         model = bind(config, params)
         return for_each_picture(
             lambda embedding, prompts: model.decode(embedding, prompts, least_iou=least_iou),
-            jnp.asarray(image_embeddings), jax.tree.map(jnp.asarray, prompts),
+            jnp.asarray(image_embeddings), jax.tree.map(jnp.asarray, prompts), spread=spread,
         )  # fmt: skip
 
 
-def for_each_picture(function: Callable, *pictures: Any) -> Any:
+def _spread(pictures: Array | np.ndarray) -> NamedSharding | None:
+    """How pictures are spread over several devices; None where they are not, or while tracing,
+    when it is not known."""
+    if not isinstance(pictures, jax.Array) or isinstance(pictures, jax.core.Tracer):
+        return None
+    sharding = pictures.sharding
+    if not isinstance(sharding, NamedSharding) or not sharding.spec or sharding.spec[0] is None:
+        return None
+    return sharding
+
+
+def for_each_picture(
+    function: Callable, *pictures: Any, spread: NamedSharding | None = None
+) -> Any:
     """`function` of each picture's arrays: one after the other on the CPU, elsewhere together.
 
     Matrix products with an axis for pictures in front take XLA:CPU twice as long, even for one
-    picture, and under `jax.vmap` no picture could go its own way in `jax.lax.cond`.
+    picture, and under `jax.vmap` no picture could go its own way in `jax.lax.cond`. Where the
+    pictures are `spread` over the devices of a mesh, each device does its own; without being told,
+    the CPU's would all go through every picture.
     """
-    return jax.lax.platform_dependent(
-        *pictures, cpu=lambda *x: jax.lax.map(lambda one: function(*one), x),
-        default=jax.vmap(function),
-    )  # fmt: skip
+
+    def all_here(*pictures: Any) -> Any:
+        return jax.lax.platform_dependent(
+            *pictures, cpu=lambda *x: jax.lax.map(lambda one: function(*one), x),
+            default=jax.vmap(function),
+        )  # fmt: skip
+
+    if spread is None:
+        return all_here(*pictures)
+    axis = PartitionSpec(spread.spec[0])
+    return jax.shard_map(
+        all_here, mesh=spread.mesh, in_specs=axis, out_specs=axis, check_vma=False
+    )(*pictures)
 
 
 _upscale = jax.jit(upscale_masks)
 _threshold = jax.jit(threshold_masks, static_argnames="span")
-_measure = jax.jit(measure_masks, static_argnames="span")
+
+
+@functools.partial(jax.jit, static_argnames="span")
+def _measure(
+    low_res_masks: Array, *arguments: Array, span: int | None = None, chosen: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """`measure_masks`, of those chosen."""
+    if chosen is not None:
+        low_res_masks = low_res_masks.reshape(-1, *low_res_masks.shape[-2:])[chosen]
+    return measure_masks(low_res_masks, *arguments, span=span)
 
 
 def _padded(length: int) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt8
 
 from samjax import inference, prompts
 from samjax.checkpoint import Model, load
@@ -17,6 +17,14 @@ from samjax.types import Predictions
 
 MAX_PROMPTS = 64
 """Prompts decoded in one call of the compiled code; more go in several calls."""
+
+
+class Prepared(NamedTuple):
+    """A picture on the host, as the image encoder takes it, and its sizes as in `Picture`."""
+
+    batch: Float[np.ndarray, "1 S S 3"]
+    original_size: tuple[int, int]
+    input_size: tuple[int, int]
 
 
 class Picture(NamedTuple):
@@ -95,16 +103,24 @@ class SamPredictor:
         theirs. Should anything fail, the picture that was set before stays set. Raises what
         `samjax.images.read_image` raises.
         """
-        pixels = read_image(image, image_format=image_format)
+        self._picture = self.encode(self.prepare(read_image(image, image_format=image_format)))
+
+    def prepare(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Prepared:
+        """Resizes and normalizes; what `set_image` does on the host. The predictor stays as it is,
+        here and in `encode`, and both may be called on any thread."""
         config = self.model.config
         resized = self.transform.apply_image(pixels)
         batch = normalize_and_pad(
             resized, config.image_size, pixel_mean=config.pixel_mean, pixel_std=config.pixel_std
         )[None]
-        features = inference.encode_images(self.model.params, batch, config=config)
-        original_size, input_size = pixels.shape[:2], resized.shape[:2]
-        upscaler = inference.Upscaler(config, input_size, original_size)
-        self._picture = Picture(features, original_size, input_size, upscaler)
+        return Prepared(batch, pixels.shape[:2], resized.shape[:2])
+
+    def encode(self, prepared: Prepared) -> Picture:
+        """Sends a picture through the image encoder, and does not wait for it."""
+        config = self.model.config
+        features = inference.encode_images(self.model.params, prepared.batch, config=config)
+        upscaler = inference.Upscaler(config, prepared.input_size, prepared.original_size)
+        return Picture(features, prepared.original_size, prepared.input_size, upscaler)
 
     def get_image_embedding(self) -> Float[np.ndarray, "1 D h w"]:
         """The picture's embedding, channels first as the reference returns it.

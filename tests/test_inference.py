@@ -1,5 +1,9 @@
 """What has to hold of the compiled functions, whatever the weights: on small random models."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -317,3 +321,43 @@ def test_masks_without_logits(size):
     decided = np.abs(logits - 0.2) > 1e-5
     assert decided.mean() > 0.99
     np.testing.assert_array_equal(masks[decided], (logits > 0.2)[decided])
+
+
+DEVICES = """
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from samjax import SamConfig, inference
+from samjax.types import Prompts
+
+config = SamConfig.tiny(64)
+params = inference.init_params(config)
+rng = np.random.default_rng(0)
+side = config.grid_size
+embeddings = rng.standard_normal((4, side, side, config.embed_dim), dtype=np.float32)
+some = Prompts(rng.uniform(0, 64, (4, 2, 2, 2)).astype(np.float32), np.ones((4, 2, 2), np.int32))
+alone = inference.decode_masks(params, embeddings, some, config=config)
+mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+spread = jax.device_put(embeddings, NamedSharding(mesh, PartitionSpec("data")))
+found = inference.decode_masks(everywhere, spread, some, config=config)
+for ours, theirs in zip(found, alone):
+    assert len(ours.addressable_shards) == 2 and ours.addressable_shards[0].data.shape[0] == 2
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+program = inference._decode.lower(
+    config, everywhere, spread, some, None, spread=inference._spread(spread)
+).compile()
+assert not any(word in program.as_text() for word in ("all-gather", "all-reduce", "all-to-all"))
+print("each its own")
+"""
+
+
+def test_each_device_decodes_its_own_pictures():
+    environment = {
+        "PATH": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES], env=environment, cwd=Path(__file__).parent,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.endswith("each its own\n"), done.stderr

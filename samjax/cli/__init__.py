@@ -1,10 +1,11 @@
 """The program `samjax`. JAX is imported only when a command runs."""
 
 import argparse
+import contextlib
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from samjax import __version__
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return args.run(args)
+            with _compiles_shown() if args.show_compiles else contextlib.nullcontext():
+                return args.run(args)
     except (ValueError, OSError, ImportError) as error:
         if args.debug:
             traceback.print_exc()
@@ -63,6 +65,32 @@ def _own_the_process() -> None:
         )  # fmt: skip
 
 
+@contextlib.contextmanager
+def _compiles_shown() -> Iterator[None]:
+    """Prints each program on stderr, and what they took at the end."""
+    from tqdm import tqdm
+
+    from samjax.compiles import Compiled, compiles_reported
+
+    compiled: list[Compiled] = []
+
+    def show(program: Compiled) -> None:
+        compiled.append(program)
+        tqdm.write(f"samjax: {program}", file=sys.stderr)
+
+    try:
+        with compiles_reported(show):
+            yield
+    finally:
+        kept = [program for program in compiled if program.from_cache]
+        fresh = [program for program in compiled if not program.from_cache]
+        print(
+            f"samjax: {len(fresh)} programs compiled in {sum(p.seconds for p in fresh):.1f} s, "
+            f"{len(kept)} from the cache in {sum(p.seconds for p in kept):.1f} s",
+            file=sys.stderr,
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="samjax",
@@ -70,9 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="samjax COMMAND --help describes a command.",
     )
     parser.add_argument("--version", action="version", version=f"samjax {__version__}")
-    parser.set_defaults(debug=False)
+    parser.set_defaults(debug=False, show_compiles=False)
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    shared.add_argument(
+        "--show-compiles", action="store_true",
+        help="print each program that JAX compiles, its arguments and the seconds it takes",
+    )  # fmt: skip
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_parser(commands, shared)

@@ -167,23 +167,25 @@ def _process(
     """Reports a picture that cannot be done and goes on; errors of the output folder are raised."""
     import jax
 
-    from samjax.images import read_image
     from samjax.results import write_picture
 
     tally = _Tally([], [])
-    for picture in tqdm(pictures, unit="picture", delay=2, disable=len(pictures) < 2):
-        try:
-            image = read_image(picture.path)
-            records = generator.generate(image)
-        except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            reason = str(error) or type(error).__name__
-            known = str(picture.path) in reason
-            tally.failures.append(reason if known else f"{picture.path}: {reason}")
-            tqdm.write(f"samjax: skipped: {tally.failures[-1]}", file=sys.stderr)
-            continue
-        write_picture(output, picture, image, records, mask_files=mask_files)
-        if not records:
-            tally.empty.append(str(picture.path))
+    paths = [picture.path for picture in pictures]
+    bar = tqdm(pictures, unit="picture", delay=2, disable=len(pictures) < 2)
+    with contextlib.closing(generator.generate_many(paths, yield_errors=True)) as results:
+        for picture, found in zip(bar, results, strict=True):
+            if isinstance(found, (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)):
+                reason = str(found) or type(found).__name__
+                known = str(picture.path) in reason
+                tally.failures.append(reason if known else f"{picture.path}: {reason}")
+                tqdm.write(f"samjax: skipped: {tally.failures[-1]}", file=sys.stderr)
+                continue
+            if isinstance(found, Exception):
+                raise found
+            image, records = found
+            write_picture(output, picture, image, records, mask_files=mask_files)
+            if not records:
+                tally.empty.append(str(picture.path))
     return tally
 
 

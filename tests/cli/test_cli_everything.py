@@ -11,10 +11,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from samjax import SamAutomaticMaskGenerator, results
+from samjax.automatic_mask_generator import Segmented
 from samjax.checkpoint import Model, save_checkpoint
 from samjax.cli import everything as command
 from samjax.cli import main
-from samjax.images import write_png
+from samjax.images import read_image, write_png
 from samjax.models import EverythingThresholds
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -127,8 +128,10 @@ def test_every_flag_reaches_the_generator(everything, draw, monkeypatch):
         def __init__(self, model, **arguments):
             given.update(arguments)
 
-        def generate(self, image):
-            return []
+        def generate_many(self, images, *, yield_errors):
+            assert yield_errors
+            for image in images:
+                yield Segmented(read_image(image), [])
 
     monkeypatch.setattr("samjax.automatic_mask_generator.SamAutomaticMaskGenerator", Generator)
     values = {name: type(d)(i + 2) for i, (name, (d, _)) in enumerate(

@@ -1,0 +1,1 @@
+"""The stages of segmenting everything, which `SamAutomaticMaskGenerator` puts together."""
