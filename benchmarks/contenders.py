@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from samjax.models import SamConfig
 
 CONTENDERS = ("samjax", "meta")
-MODELS = ("vit_b", "vit_l", "vit_h", "tiny")
+MODELS = ("vit_b", "vit_l", "vit_h", "vit_t", "tiny")
 
 
 def arguments(
     parser: argparse.ArgumentParser, *, repeats: int, warmup: int
 ) -> argparse.ArgumentParser:
     """Adds what every question takes."""
-    parser.add_argument("--model", choices=MODELS, default="vit_b", help="size of the ViT")
+    parser.add_argument(
+        "--model", choices=MODELS, default="vit_b", help="size of the ViT, or vit_t for MobileSAM"
+    )
     parser.add_argument(
         "--checkpoint", type=Path, help="a .pth file in Meta's format; default: random weights"
     )
@@ -59,19 +61,21 @@ def config(model: str) -> "SamConfig":
         "vit_b": SamConfig.vit_b,
         "vit_l": SamConfig.vit_l,
         "vit_h": SamConfig.vit_h,
+        "vit_t": SamConfig.vit_t,
         "tiny": SamConfig.tiny,
     }[model]()
 
 
 def load_meta(args: argparse.Namespace) -> Any:
-    """Meta's model, on a GPU where torch sees one."""
+    """Meta's model, or MobileSAM's, on a GPU where torch sees one."""
     import torch
 
     from samjax.convert.reference import build_reference
 
     model = build_reference(config(args.model))
     model.load_state_dict(torch.load(args.weights / "meta.pth", weights_only=True))
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.eval().to(device).requires_grad_(False)
 
 
 def load_samjax(args: argparse.Namespace) -> Any:
