@@ -1,5 +1,7 @@
 """MobileSAM's image encoder against the public torch package, at random weights."""
 
+import dataclasses
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -16,7 +18,10 @@ from samjax.models import ImageEncoderTinyViT, SamConfig, TinyViTConfig
 from samjax.models.architecture import abstract_params, buffer_names, config_from_params
 from samjax.models.params import flatten, unflatten
 from samjax.models.window_attention import attend_in_pieces, attend_whole, distance_bias
-from samjax.train.parameters import init_lora, merge_lora
+from samjax.train.config import TrainConfig
+from samjax.train.gradients import Batch
+from samjax.train.parameters import PARTS, init_lora, join_params, merge_lora, split_params
+from samjax.train.step import init_state, train_step, trained_params
 
 SIZE = 160
 """Grids of 20 and 10 places: windows of 7 stick out of both, and one of 14 is larger than all."""
@@ -204,6 +209,39 @@ def test_lora_is_in_the_attention(pair):
     for name, before in flatten(params).items():
         expected = before + 2.0 if name in kernels else before
         np.testing.assert_allclose(merged[name], expected, rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("trained", PARTS)
+def test_every_part_can_be_trained(pair, trained):
+    """Statistics, counts and classifier stay; what is split comes back as it was."""
+    train = TrainConfig(trained=trained)
+    split = split_params(pair[1].params, SMALL, train, jax.random.key(0))
+    assert split.trained and not set(split.trained) & buffers()
+    joined = join_params(split.trained, split.frozen, SMALL, train)
+    jax.tree.map(np.testing.assert_array_equal, joined, pair[1].params)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", ["all", "lora+decoder"])
+def test_a_training_step(pair, trained):
+    config = SMALL.replace(image_encoder=dataclasses.replace(ENCODER, image_size=64))
+    train = TrainConfig(trained=trained, num_points=1, refine_within=0, refine_at_end=0)
+    state = init_state(config, train, pair[1].params, seed=0)
+    truth = np.zeros((1, 1, 16, 16), bool)
+    truth[..., :8, :5] = True
+    batch = Batch(
+        truth, np.ones((1, 1), bool), np.array([[64, 64]]), images=pictures(size=64)
+    )  # fmt: skip
+    step = train_step(config, train)
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics.loss))
+    assert np.isfinite(losses).all() and losses[-1] != losses[0]
+    before, after = flatten(pair[1].params), flatten(trained_params(config, train, state))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert "image_encoder.stages.2.blocks.0.attn.qkv.kernel" in changed
+    assert not changed & buffers()
 
 
 CONFIGS = {
