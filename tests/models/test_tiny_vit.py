@@ -11,7 +11,7 @@ import torch
 from flax import nnx
 
 from reference import random_reference
-from samjax import SamAutomaticMaskGenerator, SamPredictor, inference
+from samjax import inference
 from samjax.checkpoint import Model, load, save_checkpoint
 from samjax.convert import from_state_dict
 from samjax.models import ImageEncoderTinyViT, SamConfig, TinyViTConfig
@@ -39,7 +39,7 @@ def close(ours, theirs, relative):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=relative * np.abs(theirs).max())
 
 
-def pictures(batch=1, seed=0, size=SIZE):
+def pictures(batch=2, seed=0, size=SIZE):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(batch, size, size, 3)).astype(np.float32)
 
@@ -56,46 +56,46 @@ def pair():
 
 
 @pytest.fixture(scope="module")
-def encode(pair):
+def encode():
+    """One program for the tests: embeddings and what every stage hands on, of two pictures."""
     graphdef = nnx.split(ImageEncoderTinyViT(ENCODER, rngs=nnx.Rngs(0)))[0]
-    return jax.jit(lambda params, images: nnx.merge(graphdef, params)(images))
+
+    @jax.jit
+    def encode(params, images):
+        encoder = nnx.merge(graphdef, params)
+        return encoder(images), encoder.features(images)
+
+    return encode
 
 
-def test_every_stage(pair):
+def test_every_stage_and_the_embedding(pair, encode):
     reference, model = pair
-    images = pictures(2)
-    encoder = inference.bind(SMALL, model.params).image_encoder
-    found = jax.jit(encoder.features)(images)
+    images = pictures()
+    embeddings, features = encode(model.params["image_encoder"], images)
     x = reference.image_encoder.patch_embed(channels_first(images))
-    stages = zip(found, reference.image_encoder.layers, (20, 10, 10, 10), strict=True)
+    stages = zip(features, reference.image_encoder.layers, (20, 10, 10, 10), strict=True)
     for ours, stage, side in stages:
         x = stage(x)
         assert ours.shape[1:3] == (side, side)
         close(ours.reshape(*x.shape), x, 5e-6)
-    assert found[1].shape[-1] == ENCODER.early_width
-
-
-def test_embedding(pair, encode):
-    reference, model = pair
-    images = pictures(2)
-    ours = encode(model.params["image_encoder"], images)
-    close(np.moveaxis(ours, -1, 1), reference.image_encoder(channels_first(images)), 5e-6)
+    assert features[1].shape[-1] == ENCODER.early_width
+    close(np.moveaxis(embeddings, -1, 1), reference.image_encoder(channels_first(images)), 5e-6)
 
 
 def test_statistics_of_batch_norm_and_biases_of_distance_matter(pair, encode):
     """Each array but the classifier and the counts changes the embedding, if it is changed."""
     params, images = pair[1].params["image_encoder"], pictures()
-    leaves, before = flatten(params), np.asarray(encode(params, images))
+    leaves, before = flatten(params), np.asarray(encode(params, images)[0])
     unused = [n for n in leaves if n.startswith("classifier.") or n.endswith("batches_tracked")]
     assert len(unused) == 4 + sum(n.endswith(".mean") for n in leaves)
     for name in leaves:
-        changed = encode(unflatten({**leaves, name: 1.2 * leaves[name] + 0.1}), images)
+        changed, _ = encode(unflatten({**leaves, name: 1.2 * leaves[name] + 0.1}), images)
         assert np.array_equal(before, changed) == (name in unused), name
 
 
 def test_gradients(pair):
     reference, model = pair
-    images = pictures(2, seed=3)
+    images = pictures(seed=3)
     weights = np.random.default_rng(2).normal(size=(2, 10, 10, 256)).astype(np.float32)
 
     def loss(params, images):
@@ -130,19 +130,15 @@ def buffers():
     return buffer_names(SMALL)
 
 
-def test_compiled_or_not_alone_or_in_a_batch_or_mapped(pair, encode):
-    params = pair[1].params["image_encoder"]
-    images = jnp.asarray(pictures(3))
-    batch = encode(params, images)
-    largest = np.abs(batch).max()
-    encoder = inference.bind(SMALL, pair[1].params).image_encoder
-    mapped = jax.jit(jax.vmap(encoder))(images[:, None])[:, 0]
-    for found, expected in ((encoder(images[1:2]), batch[1:2]), (mapped, batch)):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6 * largest)
+def test_mapped_equals_in_a_batch(pair, encode):
+    params, images = pair[1].params, jnp.asarray(pictures())
+    batch, _ = encode(params["image_encoder"], images)
+    mapped = jax.jit(jax.vmap(inference.bind(SMALL, params).image_encoder))(images[:, None])[:, 0]
+    np.testing.assert_allclose(mapped, batch, rtol=0, atol=5e-6 * np.abs(batch).max())
 
 
 def test_half_precision(pair, encode):
-    exact = np.asarray(encode(pair[1].params["image_encoder"], pictures()))
+    exact = np.asarray(encode(pair[1].params["image_encoder"], pictures())[0])
     half = inference.encode_images(
         pair[1].params, pictures(), config=SMALL.replace(dtype="bfloat16")
     )
@@ -230,7 +226,7 @@ def test_a_training_step(pair, trained):
     truth = np.zeros((1, 1, 16, 16), bool)
     truth[..., :8, :5] = True
     batch = Batch(
-        truth, np.ones((1, 1), bool), np.array([[64, 64]]), images=pictures(size=64)
+        truth, np.ones((1, 1), bool), np.array([[64, 64]]), images=pictures(1, size=64)
     )  # fmt: skip
     step = train_step(config, train)
     losses = []
@@ -310,16 +306,3 @@ def test_a_checkpoint_keeps_everything(pair, tmp_path):
     norm = norm["conv1"]["norm"]
     assert norm["scale"].dtype == jnp.bfloat16
     assert norm["var"].dtype == norm["num_batches_tracked"].dtype == jnp.float32
-
-
-def test_the_predictor_and_the_generator_run(pair):
-    image = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
-    predictor = SamPredictor(pair[1])
-    predictor.set_image(image)
-    assert predictor.features.shape == (1, 10, 10, 256)
-    masks, _, low_res = predictor.predict(np.array([[20.0, 30.0]]), np.array([1]))
-    assert (masks.shape, low_res.shape) == ((3, 40, 52), (3, 40, 40))
-    generator = SamAutomaticMaskGenerator(
-        pair[1], points_per_side=2, pred_iou_thresh=-100.0, stability_score_thresh=0.0
-    )
-    assert all(r["segmentation"].shape == (40, 52) for r in generator.generate(image))
