@@ -31,7 +31,7 @@ def arguments(
     parser: argparse.ArgumentParser, *, repeats: int, warmup: int, peers: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
     """Adds what every question takes. `peers` answer it too, besides samjax and Meta's code."""
-    parser.add_argument("--model", choices=MODELS, default="vit_b", help="size of the ViT, or nano")
+    parser.add_argument("--model", choices=MODELS, default="vit_b", help="size of the ViT, vit_t or nano")
     parser.add_argument(
         "--checkpoint", type=Path,
         help="a .pth file in Meta's format; default: random weights, and nano's own",
@@ -73,8 +73,8 @@ def commands(
     pythons = {}
     for name in args.contenders:
         try:
-            if name in VIT_ONLY and args.model == "nano":
-                raise environments.Unavailable("it has no image encoder like nano's")
+            if name in VIT_ONLY and args.model in ("nano", "vit_t"):
+                raise environments.Unavailable(f"it has no image encoder like {args.model}'s")
             pythons[name] = sys.executable if name in HERE else str(environments.interpreter(name))
         except environments.Unavailable as reason:
             print(f"{name} is left out: {reason}", file=sys.stderr)

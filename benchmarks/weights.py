@@ -19,7 +19,7 @@ from benchmarks.machine import ROOT
 if TYPE_CHECKING:
     from samjax.models import SamConfig
 
-MODELS = ("vit_b", "vit_l", "vit_h", "tiny", "nano")
+MODELS = ("vit_b", "vit_l", "vit_h", "vit_t", "tiny", "nano")
 FORMATS = ("encoder.onnx", "click.onnx", "meta.npz", "embedding.npy")
 PUBLISHED = ("vit_b", "vit_l", "vit_h")
 """Those that Meta's package builds by name."""
@@ -48,6 +48,7 @@ def config(model: str) -> "SamConfig":
         "vit_b": SamConfig.vit_b,
         "vit_l": SamConfig.vit_l,
         "vit_h": SamConfig.vit_h,
+        "vit_t": SamConfig.vit_t,
         "tiny": SamConfig.tiny,
     }[model]()
 
@@ -93,7 +94,7 @@ def _vit(name: str, checkpoint: Path | None) -> tuple[Any, Any]:
                 torch.nn.init.normal_(parameter, std=0.02)
     else:
         reference.load_state_dict(torch.load(checkpoint, weights_only=True))
-    return reference.requires_grad_(False), from_state_dict(reference.state_dict())
+    return reference.eval().requires_grad_(False), from_state_dict(reference.state_dict())
 
 
 def _nano() -> tuple[Any, Any]:

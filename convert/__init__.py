@@ -44,8 +44,9 @@ def convert(
 ) -> Conversion:
     """Reads whatever `samjax.load` reads and writes it to `target`, bit for bit.
 
-    `to` is "orbax" (a checkpoint directory) or "meta" (a `.pth` in Meta's names); without it, a
-    target that ends in `.pth` is Meta's. `dtype` is the parameters' type there, if it is another.
+    `to` is "orbax" (a checkpoint directory) or "meta" (a `.pth` in Meta's names, or MobileSAM's);
+    without it, a target that ends in `.pth` or `.pt` is that. `dtype` is the parameters' type
+    there, if it is another.
     `everything` are thresholds for the target to carry, beside those of the source; a `.pth` holds
     arrays only and carries none. `verify` runs Meta's own model from the `.pth` of the two beside
     the other one (`samjax.convert.verify`).
@@ -54,7 +55,7 @@ def convert(
     values that `dtype` cannot hold and thresholds that the target cannot carry.
     """
     path, target = locate(source), Path(target)
-    to = to or ("meta" if target.suffix == ".pth" else "orbax")
+    to = to or ("meta" if target.suffix in (".pth", ".pt") else "orbax")
     if to not in ("meta", "orbax"):
         raise ValueError(f"to is {to!r}; use 'orbax' or 'meta'.")
     if everything and to == "meta":

@@ -1,51 +1,42 @@
-"""Meta's `segment_anything` built from a config, to compare with."""
+"""The public torch packages' models built from a config, to compare with."""
 
 import functools
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from samjax.models.config import ImageEncoderViTConfig, SamConfig
+from samjax.models.config import ImageEncoderViTConfig, SamConfig, TinyViTConfig
 
 if TYPE_CHECKING:
+    import torch
     from segment_anything.modeling import Sam as ReferenceSam
+
+PUBLISHED_GRID = 64
+"""Side of the only embedding that MobileSAM's encoder is written for."""
 
 
 def build_reference(config: SamConfig) -> "ReferenceSam":
-    """Meta's `Sam` of the same architecture, with its own initial weights, float32, on the CPU.
+    """Meta's `Sam` of the same architecture, or MobileSAM's, with its own initial weights, float32,
+    on the CPU.
 
-    Raises `ImportError` that says what to install where the package is missing, and `ValueError`
-    for an image encoder that the package does not have.
+    MobileSAM's attention adds a copy of its biases that it makes in `eval()`: call that again after
+    the weights are changed. Raises `ImportError` that says what to install where the package is
+    missing, and `ValueError` for an image encoder that no package has.
     """
     encoder = config.image_encoder
-    if not isinstance(encoder, ImageEncoderViTConfig):
+    if isinstance(encoder, ImageEncoderViTConfig):
+        modeling = _modeling("segment_anything", "Meta's package", "segment-anything")
+        image_encoder = _vit(modeling, encoder)
+    elif isinstance(encoder, TinyViTConfig):
+        modeling = _modeling("mobile_sam", "MobileSAM's package", "mobilesam-mirror timm")
+        image_encoder = _tiny_vit(modeling, encoder)
+    else:
         raise ValueError(
-            "Meta's package has ViT image encoders only; there is no original to compare a model "
-            f"with an {type(encoder).__name__} to."
+            "Meta's package has ViT image encoders only, and MobileSAM's its TinyViT; there is no "
+            f"original to compare a model with an {type(encoder).__name__} to."
         )
-    try:
-        import torch
-        from segment_anything import modeling
-    except ImportError as error:
-        raise ImportError(
-            "Comparing with the original needs Meta's package, which is not installed here: "
-            "pip install segment-anything torch torchvision"
-        ) from error
-    grid = (encoder.grid_size, encoder.grid_size)
-    image_encoder = modeling.ImageEncoderViT(
-        img_size=encoder.image_size,
-        patch_size=encoder.patch_size,
-        embed_dim=encoder.width,
-        depth=encoder.depth,
-        num_heads=encoder.num_heads,
-        mlp_ratio=_ratio(encoder.width, encoder.mlp_width),
-        out_chans=encoder.out_channels,
-        norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=encoder.window_size,
-        global_attn_indexes=encoder.global_layers,
-    )
     prompt_encoder = modeling.PromptEncoder(
         embed_dim=config.embed_dim,
-        image_embedding_size=grid,
+        image_embedding_size=(encoder.grid_size, encoder.grid_size),
         input_image_size=(config.image_size, config.image_size),
         mask_in_chans=config.mask_channels,
     )
@@ -74,6 +65,70 @@ def build_reference(config: SamConfig) -> "ReferenceSam":
     return sam.eval()
 
 
+def _modeling(package: str, whose: str, wheels: str) -> Any:
+    try:
+        importlib.import_module("torch")
+        importlib.import_module(package)
+        return importlib.import_module(f"{package}.modeling")
+    except ImportError as error:
+        raise ImportError(
+            f"Comparing with the original needs {whose}, which is not installed here "
+            f"({error}): pip install {wheels} torch torchvision"
+        ) from error
+
+
+def _vit(modeling: Any, encoder: ImageEncoderViTConfig) -> "torch.nn.Module":
+    import torch
+
+    return modeling.ImageEncoderViT(
+        img_size=encoder.image_size,
+        patch_size=encoder.patch_size,
+        embed_dim=encoder.width,
+        depth=encoder.depth,
+        num_heads=encoder.num_heads,
+        mlp_ratio=_ratio(encoder.width, encoder.mlp_width),
+        out_chans=encoder.out_channels,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=encoder.window_size,
+        global_attn_indexes=encoder.global_layers,
+    )
+
+
 def _ratio(width: int, mlp_width: int) -> float:
     """What `int(width * ratio)` makes `mlp_width` again; the quotient itself may round below."""
     return (mlp_width + 0.5) / width
+
+
+def _tiny_vit(modeling: Any, encoder: TinyViTConfig) -> "torch.nn.Module":
+    """The package's, which knows by its width where a merge keeps the grid, and which is written
+    for pictures of 1024 pixels: for others its own layers are called here."""
+    import torch
+
+    keep_the_grid = [width in (320, 448, 576) for width in encoder.widths[1:]]
+    if keep_the_grid != [False, False, True] or encoder.out_channels != 256:
+        raise ValueError(
+            "MobileSAM's package has TinyViTs whose last stage alone is 320, 448 or 576 channels "
+            f"wide, and embeddings of 256; there is no original to compare {encoder} to."
+        )
+
+    class AnySize(modeling.TinyViT):
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.patch_embed(x)
+            for stage in self.layers:
+                x = stage(x)
+            grid = encoder.grid_size
+            return self.neck(x.view(len(x), grid, grid, -1).permute(0, 3, 1, 2))
+
+    published = encoder.grid_size == PUBLISHED_GRID
+    return (modeling.TinyViT if published else AnySize)(
+        img_size=encoder.image_size,
+        num_classes=encoder.num_classes,
+        embed_dims=list(encoder.widths),
+        depths=list(encoder.depths),
+        num_heads=[1, *encoder.num_heads],
+        window_sizes=[1, *encoder.window_sizes],
+        mlp_ratio=float(encoder.mlp_ratio),
+        drop_path_rate=0.0,
+        mbconv_expand_ratio=float(encoder.expansion),
+    )

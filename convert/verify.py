@@ -89,6 +89,7 @@ def _run_original(
 
     try:
         reference.load_state_dict(read_state_dict(pth_path))
+        reference.eval()  # MobileSAM's attention computes here what it adds to its logits.
     except RuntimeError as error:
         raise ValueError(f"{pth_path} does not fit the model's config: {error}") from error
     with torch.no_grad():

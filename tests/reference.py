@@ -15,7 +15,7 @@ _WEIGHTS = Path("shared/weights/prompt_guided_mask_decoder.pt")
 
 
 def random_reference(config: SamConfig, seed: int) -> torch.nn.Module:
-    """Meta's `Sam` with every array drawn from `seed`, none left at zero or one.
+    """Meta's `Sam`, or MobileSAM's, with every array drawn from `seed`, none left at zero or one.
 
     Weights keep the size of what passes through them; what is added is a tenth to one of it.
     """
@@ -25,7 +25,7 @@ def random_reference(config: SamConfig, seed: int) -> torch.nn.Module:
         name: _random(name, tensor, generator) for name, tensor in model.state_dict().items()
     }
     model.load_state_dict(state_dict)
-    return model.requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def trained_reference(
@@ -66,6 +66,12 @@ def _find_weights() -> Path:
 
 def _random(name: str, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     noise = torch.randn(like.shape, generator=generator)
+    if name.endswith("num_batches_tracked"):
+        return (1e5 * noise.abs()).to(like.dtype)
+    if name.endswith("running_var"):
+        return torch.exp(0.3 * noise)
+    if name.endswith(("attention_biases", "running_mean")):
+        return 0.5 * noise
     if "pos_embed" in name or "rel_pos" in name or name.endswith("bias"):
         return 0.1 * noise
     if "gaussian_matrix" in name or "embed" in name or "token" in name.rsplit(".", 2)[-2]:

@@ -57,13 +57,14 @@ def summary(model: "samjax.checkpoint.Model") -> str:
 
 
 def architecture(config: "samjax.models.config.SamConfig") -> str | None:
-    """ "ViT-B", "ViT-L", "ViT-H" or "nano"; None for others. The input size makes no difference."""
-    from samjax.models import EfficientNetLiteConfig, SamConfig
+    """ "ViT-B", "ViT-L", "ViT-H", "MobileSAM" or "nano"; None for others. The input size makes no
+    difference."""
+    from samjax.models import ImageEncoderViTConfig, SamConfig
 
     def shape(config: SamConfig) -> object:
         encoder = config.image_encoder
-        if isinstance(encoder, EfficientNetLiteConfig):
-            return dataclasses.replace(encoder, image_size=EfficientNetLiteConfig.image_size)
+        if not isinstance(encoder, ImageEncoderViTConfig):
+            return dataclasses.replace(encoder, image_size=type(encoder).image_size)
         return (encoder.width, encoder.depth, encoder.num_heads, encoder.mlp_width,
                 encoder.patch_size)  # fmt: skip
 
@@ -71,6 +72,7 @@ def architecture(config: "samjax.models.config.SamConfig") -> str | None:
         "ViT-B": SamConfig.vit_b(),
         "ViT-L": SamConfig.vit_l(),
         "ViT-H": SamConfig.vit_h(),
+        "MobileSAM": SamConfig.vit_t(),
         "nano": SamConfig.nano(),
     }
     return next((name for name, other in published.items() if shape(other) == shape(config)), None)
@@ -99,9 +101,11 @@ def number(count: int, noun: str) -> str:
 
 
 def _unnamed(config: "samjax.models.config.SamConfig") -> str:
-    from samjax.models import EfficientNetLiteConfig
+    from samjax.models import EfficientNetLiteConfig, TinyViTConfig
 
     encoder = config.image_encoder
     if isinstance(encoder, EfficientNetLiteConfig):
         return f"EfficientNet-Lite of {number(sum(encoder.stage_depths), 'block')}"
+    if isinstance(encoder, TinyViTConfig):
+        return f"TinyViT of {number(sum(encoder.depths), 'block')}"
     return f"ViT of {encoder.depth} blocks and width {encoder.width}"

@@ -22,7 +22,9 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a .pth file or a folder")
     parser.add_argument("target", metavar="TARGET", help="what to write")
     parser.add_argument(
-        "--to", choices=("meta", "orbax"), help="format of TARGET; by default meta if it is *.pth"
+        "--to",
+        choices=("meta", "orbax"),
+        help="format of TARGET; by default meta if it is *.pth or *.pt",
     )
     parser.add_argument(
         "--dtype",

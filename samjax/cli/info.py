@@ -91,25 +91,32 @@ def _thresholds(model: "samjax.checkpoint.Model") -> str:
 
 
 def _of_its_own_size(config: "samjax.models.config.SamConfig") -> str:
-    from samjax.models import ImageEncoderViTConfig
+    from samjax.models import EfficientNetLiteConfig, TinyViTConfig
 
-    is_vit = isinstance(config.image_encoder, ImageEncoderViTConfig)
-    return f"{'ViT' if is_vit else 'EfficientNet-Lite'} of its own size"
+    kinds = {TinyViTConfig: "TinyViT", EfficientNetLiteConfig: "EfficientNet-Lite"}
+    return f"{kinds.get(type(config.image_encoder), 'ViT')} of its own size"
 
 
 def _encoder_lines(config: "samjax.models.config.SamConfig") -> dict[str, str]:
-    from samjax.models import EfficientNetLiteConfig
+    from samjax.models import EfficientNetLiteConfig, TinyViTConfig
 
     encoder = config.image_encoder
     if isinstance(encoder, EfficientNetLiteConfig):
         return {
             "image encoder": f"EfficientNet-Lite, {sum(encoder.stage_depths)} blocks in "
             f"{len(encoder.stage_depths)} stages of widths "
-            f"{', '.join(map(str, encoder.stage_widths))}",
+            f"{_listed(encoder.stage_widths)}",
             "  neck": f"strides {encoder.output_stride} to 32 at stride {encoder.output_stride}, "
             f"{encoder.neck_depth} blocks of width {encoder.out_channels}",
         }
-    layers = ", ".join(map(str, encoder.global_layers)) or "none"
+    if isinstance(encoder, TinyViTConfig):
+        return {
+            "image encoder": f"TinyViT, {sum(encoder.depths)} blocks in {len(encoder.depths)} "
+            f"stages of widths {_listed(encoder.widths)}, MLPs of {encoder.mlp_ratio} times that",
+            "  attention": f"windows of {_listed(encoder.window_sizes)} places and "
+            f"{_listed(encoder.num_heads)} heads in stages 1, 2, 3",
+        }
+    layers = _listed(encoder.global_layers) or "none"
     return {
         "image encoder": f"ViT, {encoder.depth} blocks of width {encoder.width}, "
         f"{encoder.num_heads} heads, MLP of {encoder.mlp_width}, "
@@ -117,6 +124,10 @@ def _encoder_lines(config: "samjax.models.config.SamConfig") -> dict[str, str]:
         "  attention": f"windows of {encoder.window_size} patches; the whole picture in "
         f"blocks {layers}",
     }
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def working_memory(model: "samjax.checkpoint.Model") -> dict[str, int | None]:

@@ -5,6 +5,7 @@ from samjax.models.config import (
     EverythingThresholds,
     ImageEncoderViTConfig,
     SamConfig,
+    TinyViTConfig,
 )
 from samjax.models.efficientnet_lite import ImageEncoderEfficientNetLite
 from samjax.models.image_encoder import ImageEncoderViT
@@ -12,6 +13,7 @@ from samjax.models.layers import Buffer
 from samjax.models.mask_decoder import MaskDecoder
 from samjax.models.prompt_encoder import PromptEncoder
 from samjax.models.sam import Sam
+from samjax.models.tiny_vit import ImageEncoderTinyViT
 from samjax.models.transformer import TwoWayTransformer
 
 __all__ = [
@@ -19,11 +21,13 @@ __all__ = [
     "EfficientNetLiteConfig",
     "EverythingThresholds",
     "ImageEncoderEfficientNetLite",
+    "ImageEncoderTinyViT",
     "ImageEncoderViT",
     "ImageEncoderViTConfig",
     "MaskDecoder",
     "PromptEncoder",
     "Sam",
     "SamConfig",
+    "TinyViTConfig",
     "TwoWayTransformer",
 ]

@@ -1,6 +1,7 @@
 """A model's config from its arrays' shapes, and the shapes from a config."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from samjax.models.config import (
     ImageEncoderConfig,
     ImageEncoderViTConfig,
     SamConfig,
+    TinyViTConfig,
 )
 from samjax.models.layers import Buffer
 from samjax.models.params import Params, flatten, unflatten
@@ -27,9 +29,9 @@ def config_from_params(params: Params) -> SamConfig:
     decoder's heads (8 in the reference), normalization, mask threshold, `dtype`; also the window
     size if every block is global, and the width of an IoU head of a single layer. A block whose
     window is the whole grid computes what a global one does, and is read as global. An encoder with
-    a `backbone` is an EfficientNet-Lite; its arrays fit every input size. It is taken to be that
-    of embeddings of 64x64, which the published decoder is for, with nano's normalization: give the
-    config where they are others.
+    `stages` is a TinyViT, one with a `backbone` an EfficientNet-Lite; their arrays fit every input
+    size. It is taken to be that of embeddings of 64x64, which the published decoder is for, with
+    nano's normalization for the latter: give the config where they are others.
 
     Raises `ValueError` that names the first array which is missing or contradicts the others. It
     does not compare all arrays: `differences(flatten(params), flatten(abstract_params(config)))`
@@ -66,6 +68,8 @@ def _image_encoder_config(sizes: "_Sizes", params: Params) -> tuple[SamConfig, I
     encoder = params.get("image_encoder")
     if isinstance(encoder, dict) and "backbone" in encoder:
         return SamConfig.nano(), _efficientnet_lite_config(sizes, encoder)
+    if isinstance(encoder, dict) and "stages" in encoder:
+        return SamConfig.vit_t(), _tiny_vit_config(sizes)
     return SamConfig(), _vit_config(sizes)
 
 
@@ -96,6 +100,37 @@ def _efficientnet_lite_config(sizes: "_Sizes", encoder: Params) -> EfficientNetL
         out_channels=sizes["embed_dim"],
         neck_depth=sizes.count(f"{neck}.blocks"),
         neck_mlp_width=sizes["neck_mlp_width"],
+    )
+
+
+def _tiny_vit_config(sizes: "_Sizes") -> TinyViTConfig:
+    stages = [f"image_encoder.stages.{i}" for i in range(sizes.count("image_encoder.stages"))]
+    expand = f"{stages[0]}.blocks.0.expand.conv.kernel"
+    sizes.read(expand, "widths[0]", "expanded")
+    num_heads, window_sizes = [], []
+    for i, stage in enumerate(stages[1:], start=1):
+        sizes.read(f"{stages[i - 1]}.merge.conv1.conv.kernel", f"widths[{i - 1}]", f"widths[{i}]")
+        table = f"{stage}.blocks.0.attn.attention_biases"
+        heads, distances = sizes.shape(table, "heads", "window_size**2")
+        if math.isqrt(distances) ** 2 != distances:
+            raise ValueError(f"{table} has {distances} columns; expected a square number of them.")
+        num_heads.append(heads)
+        window_sizes.append(math.isqrt(distances))
+    mlp = f"{stages[1]}.blocks.0.mlp.lin1.kernel"
+    sizes.read(mlp, "widths[1]", "mlp")
+    last = f"widths[{len(stages) - 1}]"
+    sizes.read("image_encoder.neck.conv1.kernel", 1, 1, last, "embed_dim")
+    sizes.read("image_encoder.classifier.kernel", last, "classes")
+    return TinyViTConfig(
+        image_size=PUBLISHED_GRID * TinyViTConfig().output_stride,
+        widths=tuple(sizes[f"widths[{i}]"] for i in range(len(stages))),
+        depths=tuple(sizes.count(f"{stage}.blocks") for stage in stages),
+        num_heads=tuple(num_heads),
+        window_sizes=tuple(window_sizes),
+        expansion=sizes.quotient(expand, "expanded", "widths[0]"),
+        mlp_ratio=sizes.quotient(mlp, "mlp", "widths[1]"),
+        out_channels=sizes["embed_dim"],
+        num_classes=sizes["classes"],
     )
 
 

@@ -5,16 +5,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from samjax.models.sizes import check_divides
+from samjax.models.tiny_vit_config import TinyViTConfig
+
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
 AttentionProgram = Literal["auto", "whole", "folded", "cudnn", "pieces"]
 """How a ViT's attention is computed; `samjax.models.attention` says what each is for."""
-
-
-def _check_divides(name: str, value: int, by_name: str, by: int) -> None:
-    if value < 1 or by < 1 or value % by:
-        raise ValueError(
-            f"{name} is {value}; it has to be a positive multiple of {by_name} ({by})."
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,8 +38,8 @@ class ImageEncoderViTConfig:
             raise ValueError(
                 f"attention is {self.attention!r}; use one of {get_args(AttentionProgram)}."
             )
-        _check_divides("image_size", self.image_size, "patch_size", self.patch_size)
-        _check_divides("width", self.width, "num_heads", self.num_heads)
+        check_divides("image_size", self.image_size, "patch_size", self.patch_size)
+        check_divides("width", self.width, "num_heads", self.num_heads)
         if self.window_size < 1:
             raise ValueError(
                 f"window_size is {self.window_size}; it counts patches and must be at least 1. "
@@ -90,7 +86,7 @@ class EfficientNetLiteConfig:
     """Strides finer than `output_stride`, of 2, 4 and 8, whose features the embedding has too."""
 
     def __post_init__(self):
-        _check_divides("image_size", self.image_size, "the coarsest stride", 32)
+        check_divides("image_size", self.image_size, "the coarsest stride", 32)
         if self.output_stride not in (4, 8, 16, 32):
             raise ValueError(f"output_stride is {self.output_stride}; use 4, 8, 16 or 32.")
         for name in ("stage_depths", "stage_widths"):
@@ -142,7 +138,7 @@ class EfficientNetLiteConfig:
         return cls.lite1(**{"stage_widths": widths} | changes)
 
 
-ImageEncoderConfig = ImageEncoderViTConfig | EfficientNetLiteConfig
+ImageEncoderConfig = ImageEncoderViTConfig | TinyViTConfig | EfficientNetLiteConfig
 
 _LITE_PIXELS: dict[str, Any] = {
     "pixel_mean": (127.0, 127.0, 127.0),
@@ -150,6 +146,7 @@ _LITE_PIXELS: dict[str, Any] = {
 }
 _KINDS: dict[str, type] = {
     "vit": ImageEncoderViTConfig,
+    "tiny_vit": TinyViTConfig,
     "efficientnet_lite": EfficientNetLiteConfig,
 }
 
@@ -181,9 +178,9 @@ class SamConfig:
     may show a window of the input, somewhere in it."""
 
     def __post_init__(self):
-        _check_divides("embed_dim", self.embed_dim, "attention_downsample_rate * decoder_heads",
+        check_divides("embed_dim", self.embed_dim, "attention_downsample_rate * decoder_heads",
                        self.attention_downsample_rate * self.decoder_heads)  # fmt: skip
-        _check_divides("embed_dim", self.embed_dim, "8", 8)
+        check_divides("embed_dim", self.embed_dim, "8", 8)
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"dtype is {self.dtype!r}; use one of {get_args(Dtype)}.")
 
@@ -229,6 +226,11 @@ class SamConfig:
             width=1280, depth=32, num_heads=16, mlp_width=5120, global_layers=(7, 15, 23, 31)
         )
         return cls(image_encoder=encoder, **changes)
+
+    @classmethod
+    def vit_t(cls, image_size: int = 1024, **changes: Any) -> "SamConfig":
+        """MobileSAM: TinyViT before the published decoder."""
+        return cls(**{"image_encoder": TinyViTConfig(image_size=image_size)} | changes)
 
     @classmethod
     def tiny(cls, image_size: int = 256, **changes: Any) -> "SamConfig":

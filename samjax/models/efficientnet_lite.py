@@ -5,37 +5,22 @@ section 3) in its Lite form: no squeeze-and-excitation, ReLU6 for swish, a stem 
 that do not grow with the depth multiplier. Names and shapes are those of the public weights.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import Dtype, EfficientNetLiteConfig
-from samjax.models.depthwise import DepthwiseConv, same_padding
-from samjax.models.layers import (
-    Buffer,
-    LayerNorm,
-    Mlp,
-    PatchConv,
-    at_least_float32,
-    gelu,
-    linear,
-    product,
-    scaled,
-    spread,
-)
+from samjax.models.conv_norm import FrozenBatchNorm, Pointwise, UnfoldedConv
+from samjax.models.depthwise import DepthwiseConv
+from samjax.models.layers import LayerNorm, Mlp, PatchConv, at_least_float32, gelu, linear
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EXPANSION = 6
 """Of every stage but the first, which does not expand."""
-
-Convolution = Callable[[Float[Array, "B H W D"], Float[Array, "E"]], Float[Array, "B h w E"]]
-"""Of a picture, with each output channel multiplied by a factor."""
 
 FIRST_SCALE = 0.1
 """Of the embedding: that of a trained encoder is about as small, and its decoder expects it."""
@@ -63,9 +48,7 @@ class EfficientNetLite(nnx.Module):
 
     def __init__(self, cfg: EfficientNetLiteConfig, *, dtype: Dtype = "float32", rngs: nnx.Rngs):
         kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
-        self.stem = StemConv(
-            3, cfg.stem_width, (3, 3), strides=2, padding="SAME", use_bias=False, **kw
-        )
+        self.stem = UnfoldedConv(3, cfg.stem_width, 3, stride=2, **kw)
         self.stem_norm = FrozenBatchNorm(cfg.stem_width, dtype=dtype)
         stages, d_in = [], cfg.stem_width
         for stage, (depth, width) in enumerate(
@@ -95,38 +78,6 @@ class EfficientNetLite(nnx.Module):
         return (*features, x)
 
 
-class StemConv(nnx.Conv):
-    """The first convolution, as one product with what lies under each place of the kernel.
-
-    With three channels that costs little memory, and XLA:CPU has no quick program for the gradient
-    of the convolution itself.
-    """
-
-    def __call__(self, inputs: Float[Array, "B S S 3"], factor=None) -> Float[Array, "*L E"]:
-        kernel = scaled(self.kernel[...], factor).astype(self.dtype)
-        size, _, d_in, d_out = kernel.shape
-        pads = [same_padding(n, size, 2) for n in inputs.shape[1:3]]
-        padded = jnp.pad(inputs.astype(self.dtype), ((0, 0), *pads, (0, 0)))
-        rows, columns = (-(-n // 2) for n in inputs.shape[1:3])
-        under = [
-            padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
-            for i, j in np.ndindex(size, size)
-        ]
-        return product(jnp.concatenate(under, axis=-1), kernel.reshape(-1, d_out))
-
-
-class Pointwise(nnx.Module):
-    """A 1x1 convolution without bias, as the matrix product that it is."""
-
-    def __init__(self, d_in: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs):
-        init = nnx.initializers.lecun_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (d_in, d_out), jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, x: Float[Array, "B H W D"], factor=None) -> Float[Array, "B H W E"]:
-        return product(x.astype(self.dtype), scaled(self.kernel[...], factor).astype(self.dtype))
-
-
 class MbConv(nnx.Module):
     """Wider by a 1x1 convolution, depthwise, narrower again (MobileNetV2, figure 4)."""
 
@@ -151,34 +102,6 @@ class MbConv(nnx.Module):
         y = relu6(self.depthwise_norm(self.depthwise, y))
         y = self.project_norm(self.project, y)
         return x + y if self.residual else y
-
-
-class FrozenBatchNorm(nnx.Module):
-    """Batch norm with the statistics of an earlier training, which are constants here.
-
-    `scale` and `bias` are parameters. What it multiplies by goes into the kernel of the convolution
-    before it: no pass over the picture, and no sum over it for the gradient of `scale`.
-    """
-
-    def __init__(self, width: int, *, epsilon: float = 1e-3, dtype: Dtype):
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width))
-        self.mean = Buffer(jnp.zeros(width))
-        self.var = Buffer(jnp.ones(width))
-        self.epsilon = epsilon
-        self.dtype = dtype
-
-    def __call__(
-        self, convolution: Convolution, x: Float[Array, "B H W D"]
-    ) -> Float[Array, "B h w E"]:
-        """What `convolution` makes of `x`, normalized."""
-        scale, bias, mean, var = (
-            at_least_float32(v[...]) for v in (self.scale, self.bias, self.mean, self.var)
-        )
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        y = at_least_float32(convolution(x, factor))
-        offset = (bias - mean * factor).astype(y.dtype)
-        return (y + spread(offset, y.shape)).astype(self.dtype)
 
 
 class Neck(nnx.Module):

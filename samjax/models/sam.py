@@ -6,11 +6,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from samjax.models.config import EfficientNetLiteConfig, SamConfig
+from samjax.models.config import EfficientNetLiteConfig, SamConfig, TinyViTConfig
 from samjax.models.efficientnet_lite import ImageEncoderEfficientNetLite
 from samjax.models.image_encoder import ImageEncoderViT
 from samjax.models.mask_decoder import MaskDecoder
 from samjax.models.prompt_encoder import PromptEncoder
+from samjax.models.tiny_vit import ImageEncoderTinyViT
 from samjax.types import Predictions, Prompts
 
 PROMPTS_AT_ONCE = 4
@@ -91,7 +92,9 @@ class Sam(nnx.Module):
 
 def _image_encoder(
     cfg: SamConfig, *, rngs: nnx.Rngs
-) -> ImageEncoderViT | ImageEncoderEfficientNetLite:
+) -> ImageEncoderViT | ImageEncoderTinyViT | ImageEncoderEfficientNetLite:
+    if isinstance(cfg.image_encoder, TinyViTConfig):
+        return ImageEncoderTinyViT(cfg.image_encoder, dtype=cfg.dtype, rngs=rngs)
     if isinstance(cfg.image_encoder, EfficientNetLiteConfig):
         return ImageEncoderEfficientNetLite(cfg.image_encoder, dtype=cfg.dtype, rngs=rngs)
     return ImageEncoderViT(cfg.image_encoder, dtype=cfg.dtype, rngs=rngs)

@@ -40,13 +40,15 @@ PARTS = {
 }
 
 LORA_TARGETS: tuple[tuple[str, int, tuple[tuple[str, int], ...]], ...] = (
-    (r"image_encoder\..*attn\.qkv\.kernel", 3, (("q", 0), ("v", 2))),
+    (r"image_encoder\.blocks\..*attn\.qkv\.kernel", 3, (("q", 0), ("v", 2))),
+    (r"image_encoder\.stages\..*attn\.qkv\.kernel", 1, (("qkv", 0),)),
     (r"image_encoder\..*attn\.proj\.kernel", 1, (("out", 0),)),
     (r"image_encoder\.backbone\..*(expand|project)\.kernel", 1, (("out", 0),)),
     (r"image_encoder\.neck\.(laterals|blocks)\..*kernel", 1, (("out", 0),)),
 )
 """Matrices that LoRA changes: a pattern for the name, into how many equal parts the output channels
-are cut, and which of the parts get factors (Hu et al. 2021, section 4.2: queries and values). A
+are cut, and which of the parts get factors (Hu et al. 2021, section 4.2: queries and values).
+TinyViT has them head by head, and its matrix gets factors as a whole. A
 convolutional encoder has no attention, and gets them in its 1x1 convolutions and its neck."""
 
 

@@ -239,7 +239,9 @@ def test_dicts_know_their_kind():
     values = SamConfig.nano().to_dict()
     assert values["image_encoder"]["kind"] == "efficientnet_lite"
     values["image_encoder"]["kind"] = "hiera"
-    with pytest.raises(ValueError, match=r"kind 'hiera'.*\['vit', 'efficientnet_lite'\]"):
+    with pytest.raises(
+        ValueError, match=r"kind 'hiera'.*\['vit', 'tiny_vit', 'efficientnet_lite'\]"
+    ):
         SamConfig.from_dict(values)
 
 
