@@ -1,7 +1,9 @@
-"""Meta's `segment_anything` built from a config, to compare with."""
+"""The public torch packages' models built from a config, to compare with."""
 
 import functools
-from typing import TYPE_CHECKING
+import importlib
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from samjax.models.config import ImageEncoderViTConfig, SamConfig
 
@@ -10,25 +12,24 @@ if TYPE_CHECKING:
 
 
 def build_reference(config: SamConfig) -> "ReferenceSam":
-    """Meta's `Sam` of the same architecture, with its own initial weights, float32, on the CPU.
+    """Meta's `Sam` of the same architecture, or HQ-SAM's, with its own initial weights, float32, on
+    the CPU.
 
     Raises `ImportError` that says what to install where the package is missing, and `ValueError`
-    for an image encoder that the package does not have.
+    for an image encoder that no package has.
     """
     encoder = config.image_encoder
     if not isinstance(encoder, ImageEncoderViTConfig):
         raise ValueError(
-            "Meta's package has ViT image encoders only; there is no original to compare a model "
-            f"with an {type(encoder).__name__} to."
+            "Meta's package and HQ-SAM's are built with ViT image encoders only; there is no "
+            f"original to compare a model with an {type(encoder).__name__} to."
         )
-    try:
-        import torch
-        from segment_anything import modeling
-    except ImportError as error:
-        raise ImportError(
-            "Comparing with the original needs Meta's package, which is not installed here: "
-            "pip install segment-anything torch torchvision"
-        ) from error
+    if config.hq:
+        modeling = _modeling("segment_anything_hq", "HQ-SAM's package", "segment-anything-hq timm")
+    else:
+        modeling = _modeling("segment_anything", "Meta's package", "segment-anything")
+    import torch
+
     grid = (encoder.grid_size, encoder.grid_size)
     image_encoder = modeling.ImageEncoderViT(
         img_size=encoder.image_size,
@@ -56,12 +57,16 @@ def build_reference(config: SamConfig) -> "ReferenceSam":
         mlp_dim=config.decoder_mlp_width,
         attention_downsample_rate=config.attention_downsample_rate,
     )
-    mask_decoder = modeling.MaskDecoder(
+    make, more = modeling.MaskDecoder, {}
+    if config.hq:
+        make, more = modeling.MaskDecoderHQ, {"vit_dim": encoder.early_width}
+    mask_decoder = make(
         transformer_dim=config.embed_dim,
         transformer=transformer,
         num_multimask_outputs=config.num_multimask_outputs,
         iou_head_depth=config.iou_head_depth,
         iou_head_hidden_dim=config.iou_head_width,
+        **more,
     )
     sam = modeling.Sam(
         image_encoder,
@@ -72,6 +77,19 @@ def build_reference(config: SamConfig) -> "ReferenceSam":
     )
     sam.mask_threshold = config.mask_threshold
     return sam.eval()
+
+
+def _modeling(package: str, whose: str, wheels: str) -> Any:
+    try:
+        importlib.import_module("torch")
+        with warnings.catch_warnings():  # Of old names in timm, and of names given twice there.
+            warnings.simplefilter("ignore")
+            return importlib.import_module(f"{package}.modeling")
+    except ImportError as error:
+        raise ImportError(
+            f"Comparing with the original needs {whose}, which is not installed here ({error}): "
+            f"pip install {wheels} torch torchvision"
+        ) from error
 
 
 def _ratio(width: int, mlp_width: int) -> float:

@@ -1,4 +1,4 @@
-"""Meta's state dicts to models and back, without files."""
+"""The state dicts of Meta and others to models and back, without files."""
 
 import sys
 from collections.abc import Mapping
@@ -10,20 +10,25 @@ import ml_dtypes
 import numpy as np
 
 from samjax.checkpoint import Model
+from samjax.convert.key_maps.hq import HQ
 from samjax.convert.key_maps.meta import META
-from samjax.convert.table import Translation, to_foreign, to_ours, wrong_shapes
+from samjax.convert.table import Table, Translation, to_foreign, to_ours, wrong_shapes
 from samjax.models.architecture import abstract_params, config_from_params
 from samjax.models.config import SamConfig
 from samjax.models.params import describe, flatten, unflatten
 
+_WHOSE = {META: "Meta's", HQ: "HQ-SAM's"}
+_TABLES = tuple(_WHOSE)
 _FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
 
 
 def from_state_dict(state_dict: Mapping[str, Any]) -> Model:
-    """A model from arrays or torch tensors in Meta's names, of any size; each keeps its type.
+    """A model from arrays or torch tensors in Meta's or HQ-SAM's names, of any size; each keeps its
+    type.
 
-    The arrays are copied. Raises `ValueError` that lists everything which does not fit: names that
-    are missing or unexpected, wrong shapes, values that are not float32, float16 or bfloat16.
+    Which of the two is seen from the names. The arrays are copied. Raises `ValueError` that lists
+    everything which does not fit: names that are missing or unexpected, wrong shapes, values that
+    are not float32, float16 or bfloat16.
     """
     arrays, problems = {}, []
     for name, value in state_dict.items():
@@ -31,22 +36,25 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Model:
             arrays[name] = _as_numpy(value)
         except ValueError as error:
             problems.append(f"{name}: {error}")
-    translation = to_ours(META, arrays)
+    table = max(_TABLES, key=lambda table: sum(map(bool, map(table.find_source, arrays))))
+    translation = to_ours(table, arrays)
     if not translation.matches:
         raise ValueError(_foreign(state_dict, problems))
-    config = _check(translation, problems)
+    config = _check(table, translation, problems)
     leaves = {name: jnp.array(x, copy=True) for name, x in translation.arrays.items()}
     ordered = {name: leaves[name] for name in flatten(abstract_params(config))}
     return Model(unflatten(ordered), config)
 
 
 def to_state_dict(model: Model) -> dict[str, np.ndarray]:
-    """Contiguous copies of a model's arrays in Meta's names, layout and order; types are kept."""
+    """Contiguous copies of a model's arrays in the names, layout and order of Meta, or of HQ-SAM
+    where it is such a model; types are kept."""
     arrays = {name: np.asarray(x) for name, x in flatten(model.params).items()}
-    return {name: np.array(x, order="C") for name, x in to_foreign(META, arrays).items()}
+    table = max(_TABLES, key=lambda table: sum(map(bool, map(table.find_target, arrays))))
+    return {name: np.array(x, order="C") for name, x in to_foreign(table, arrays).items()}
 
 
-def _check(translation: Translation, not_arrays: list[str]) -> SamConfig:
+def _check(table: Table, translation: Translation, not_arrays: list[str]) -> SamConfig:
     problems = {**translation.problems, "not usable": not_arrays}
     config, unread = None, ""
     if not problems["missing"]:
@@ -56,19 +64,21 @@ def _check(translation: Translation, not_arrays: list[str]) -> SamConfig:
             unread = f"\nThe architecture cannot be read from the shapes: {error}"
     if config:
         expected = flatten(abstract_params(config))
-        problems["of the wrong shape"] += wrong_shapes(META, translation, expected)
-        problems["missing"] += [_name(n) for n in expected if n not in translation.matches]
-        problems["unexpected"] += [_name(n) for n in translation.matches if n not in expected]
+        problems["of the wrong shape"] += wrong_shapes(table, translation, expected)
+        problems["missing"] += [_name(table, n) for n in expected if n not in translation.matches]
+        problems["unexpected"] += [
+            _name(table, n) for n in translation.matches if n not in expected
+        ]
     if config is None or any(problems.values()):
         raise ValueError(
-            "The checkpoint does not fit Segment Anything in Meta's names.\n"
+            f"The checkpoint does not fit Segment Anything in {_WHOSE[table]} names.\n"
             f"{describe(problems)}{unread}"
         )
     return config
 
 
-def _name(target: str) -> str:
-    match = META.find_target(target)
+def _name(table: Table, target: str) -> str:
+    match = table.find_target(target)
     return match.source if match else target
 
 

@@ -19,7 +19,7 @@ from samjax.models.architecture import abstract_model, config_from_params
 from samjax.models.params import Params
 from samjax.postprocess.masks import axis_weights, upscale_masks
 from samjax.postprocess.measure import COLUMNS_AT_ONCE, measure_masks, piece_span
-from samjax.types import Predictions, Prompts
+from samjax.types import HqEmbeddings, Predictions, Prompts
 
 SIZE_STEP = COLUMNS_AT_ONCE
 """Full-resolution masks are computed in pictures padded to a multiple of this, in pixels."""
@@ -37,9 +37,10 @@ def bind(config: SamConfig, params: Params) -> Sam:
 
 def encode_images(
     params: Params, images: Float[Array | np.ndarray, "B S S 3"], *, config: SamConfig | None = None
-) -> Float[Array, "B H W D"]:
+) -> Float[Array, "B H W D"] | HqEmbeddings:
     """Image embeddings of a batch of normalized, padded pictures (`samjax.transforms`).
 
+    Those of an HQ model come with its HQ features, (B, h, w, D / 8) at the masks' resolution.
     Raises `ValueError` when the pictures are not of the model's input size.
     """
     config = config or config_from_params(params)
@@ -54,23 +55,29 @@ def encode_images(
 
 def decode_masks(
     params: Params,
-    image_embeddings: Float[Array | np.ndarray, "B H W D"],
+    image_embeddings: Float[Array | np.ndarray, "B H W D"] | HqEmbeddings,
     prompts: Prompts,
     *,
     config: SamConfig | None = None,
     least_iou: float | None = None,
+    hq_token_only: bool = False,
 ) -> Predictions:
     """All masks of every prompt on every picture: (B, P, M, h, w) logits and (B, P, M) IoUs.
 
     `prompts` have leading axes (B, P); `samjax.prompts.pack` builds them. `Predictions.select`
     picks the single mask or the multimask outputs. With `least_iou`, all masks of a prompt are
     zeros where no multimask output has a predicted IoU above it; the CPU does not compute them.
+
+    An HQ model makes two masks (M = 2): the single one, and the best of the multimask outputs by
+    predicted IoU, both with the HQ token's logits added; with `hq_token_only` they are these alone.
     Raises `ValueError` when shapes do not fit the model or each other.
     """
     config = config or config_from_params(params)
+    if hq_token_only and not config.hq:
+        raise ValueError("hq_token_only is for HQ models, and this one has no HQ token.")
     _check_decoder_input(config, image_embeddings, prompts)
     least = None if least_iou is None else np.float32(least_iou)
-    return _decode(config, params, image_embeddings, prompts, least)
+    return _decode(config, hq_token_only, params, image_embeddings, prompts, least)
 
 
 def predict_masks(
@@ -193,25 +200,28 @@ def _precision(config: SamConfig):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(config: SamConfig, params: Params, images: Array) -> Array:
+def _encode(config: SamConfig, params: Params, images: Array) -> Array | HqEmbeddings:
     with _precision(config):
-        return bind(config, params).image_encoder(images)
+        return bind(config, params).encode(images)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _decode(
     config: SamConfig,
+    hq_token_only: bool,
     params: Params,
-    image_embeddings: Array,
+    image_embeddings: Array | HqEmbeddings,
     prompts: Prompts,
     least_iou: Array | None,
 ) -> Predictions:
     with _precision(config):
         model = bind(config, params)
         return for_each_picture(
-            lambda embedding, prompts: model.decode(embedding, prompts, least_iou=least_iou),
-            jnp.asarray(image_embeddings), jax.tree.map(jnp.asarray, prompts),
-        )  # fmt: skip
+            lambda embedding, prompts: model.decode(
+                embedding, prompts, least_iou=least_iou, hq_token_only=hq_token_only
+            ),
+            *jax.tree.map(jnp.asarray, (image_embeddings, prompts)),
+        )
 
 
 def for_each_picture(function: Callable, *pictures: Any) -> Any:
@@ -235,9 +245,18 @@ def _padded(length: int) -> int:
 
 
 def _check_decoder_input(
-    config: SamConfig, image_embeddings: Array | np.ndarray, prompts: Prompts
+    config: SamConfig, image_embeddings: Array | np.ndarray | HqEmbeddings, prompts: Prompts
 ) -> None:
     grid, low = config.grid_size, config.low_res_size
+    if config.hq != isinstance(image_embeddings, HqEmbeddings):
+        wanted, kind = ("HqEmbeddings", "an") if config.hq else ("an array", "no")
+        raise ValueError(
+            f"image_embeddings are of type {type(image_embeddings).__name__}; expected {wanted}, "
+            f"as encode_images returns them: this is {kind} HQ model."
+        )
+    hq_features = None
+    if isinstance(image_embeddings, HqEmbeddings):
+        image_embeddings, hq_features = image_embeddings
     batch = image_embeddings.shape[:1]
 
     def expect(name: str, shape: Sequence[int], expected: tuple) -> None:
@@ -249,6 +268,8 @@ def _check_decoder_input(
             raise ValueError(f"{name} has shape {tuple(shape)}; expected ({wanted}).")
 
     expect("image_embeddings", image_embeddings.shape, ("B", grid, grid, config.embed_dim))
+    if hq_features is not None:
+        expect("hq_features", hq_features.shape, (*batch, low, low, config.embed_dim // 8))
     expect("prompts.labels", prompts.labels.shape, (*batch, "P", "T"))
     expect("prompts.coords", prompts.coords.shape, (*prompts.labels.shape, 2))
     if prompts.mask_inputs is not None:
