@@ -273,3 +273,43 @@ def test_the_hq_token_of_a_model_without_one(model, encoded, clicks):
             plain_params(model), encoded.image_embeddings, clicks,
             config=CONFIG.replace(hq=False), hq_token_only=True,
         )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [SamConfig.vit_b, SamConfig.vit_l, SamConfig.vit_h])
+def test_at_full_size(make, measured):
+    config = make(hq=True)
+    reference = random_reference(config, seed=0)
+    model = from_state_dict(reference.state_dict())
+    assert model.config == config
+    images = np.random.default_rng(0).normal(size=(1, 1024, 1024, 3)).astype(np.float32)
+    with torch.no_grad():
+        embedding, intermediate = reference.image_encoder(
+            torch.from_numpy(np.moveaxis(images, -1, 1).copy())
+        )
+        fused = reference.mask_decoder.embedding_encoder(embedding)
+        fused += reference.mask_decoder.compress_vit_feat(intermediate[0].permute(0, 3, 1, 2))
+    encoded = inference.encode_images(model.params, images)
+    close(encoded.image_embeddings, channels_last(embedding), 1e-5)
+    close(encoded.hq_features, channels_last(fused), 1e-5)
+
+    coords = np.array([[[[500.0, 375.0], [0, 0]]]], np.float32)
+    prompts = Prompts(coords, np.int32([[[PointLabel.FOREGROUND, PointLabel.NOT_A_POINT]]]))
+    for multimask, only in ((False, False), (True, False), (True, True)):
+        ours = inference.decode_masks(model.params, encoded, prompts, hq_token_only=only)
+        ours = ours.select(multimask_output=multimask)
+        with torch.no_grad():
+            sparse, dense = reference.prompt_encoder(
+                (torch.from_numpy(coords[0, :, :1]), torch.ones(1, 1)), None, None
+            )
+            image_pe = reference.prompt_encoder.get_dense_pe()
+            masks, ious = reference.mask_decoder(
+                embedding, image_pe, sparse, dense, multimask, only, intermediate
+            )
+        close(ours.low_res_masks[0], masks, 1e-4)
+        close(ours.iou_predictions[0], ious, 1e-4)
+        difference = np.abs(np.asarray(ours.low_res_masks[0]) - masks.numpy()).max()
+        measured(
+            f"HQ {make.__name__}, random weights, multimask {multimask}, HQ token only {only}: "
+            f"logits differ by {difference / masks.abs().max():.1e} of the largest"
+        )
