@@ -18,17 +18,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 HQ_SHARE = 0.3
 """Of the random HQ logits, which without it would be noise over the trained decoder's masks."""
 
-POINT = dict(point_coords=[[900.0, 600.0]], point_labels=[1])
-POINTS = dict(
-    point_coords=[[900.0, 600.0], [1200.5, 640.25], [300.0, 100.0]], point_labels=[1, 1, 0]
-)
-BOX = dict(box=[425.0, 600.0, 1700.0, 875.0])
+POINT = dict(point_coords=[[300.0, 200.0]], point_labels=[1])
+POINTS = dict(point_coords=[[300.0, 200.0], [400.5, 213.25], [100.0, 33.0]], point_labels=[1, 1, 0])
+BOX = dict(box=[142.0, 200.0, 567.0, 292.0])
 PROMPTS = {"point": POINT, "points": POINTS, "box": BOX, "box and points": BOX | POINTS}
 
 
 @pytest.fixture(scope="module")
 def picture(shared_dir):
-    return read_image(shared_dir / "data/images/truck.jpg")
+    return read_image(shared_dir / "data/images/truck.jpg")[::3, ::3].copy()
 
 
 @pytest.fixture(scope="module")
