@@ -31,7 +31,9 @@ def arguments(
     parser: argparse.ArgumentParser, *, repeats: int, warmup: int, peers: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
     """Adds what every question takes. `peers` answer it too, besides samjax and Meta's code."""
-    parser.add_argument("--model", choices=MODELS, default="vit_b", help="size of the ViT, vit_t or nano")
+    parser.add_argument(
+        "--model", choices=MODELS, default="vit_b", help="size of the ViT, vit_t or nano"
+    )
     parser.add_argument(
         "--checkpoint", type=Path,
         help="a .pth file in Meta's format; default: random weights, and nano's own",

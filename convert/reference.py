@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from samjax.models.config import ImageEncoderViTConfig, SamConfig, TinyViTConfig
@@ -15,24 +16,27 @@ PUBLISHED_GRID = 64
 
 
 def build_reference(config: SamConfig) -> "ReferenceSam":
-    """Meta's `Sam` of the same architecture, or MobileSAM's, with its own initial weights, float32,
-    on the CPU.
+    """Meta's `Sam` of the same architecture, or HQ-SAM's or MobileSAM's, with its own initial
+    weights, float32, on the CPU.
 
     MobileSAM's attention adds a copy of its biases that it makes in `eval()`: call that again after
     the weights are changed. Raises `ImportError` that says what to install where the package is
     missing, and `ValueError` for an image encoder that no package has.
     """
     encoder = config.image_encoder
-    if isinstance(encoder, ImageEncoderViTConfig):
+    if isinstance(encoder, ImageEncoderViTConfig) and config.hq:
+        modeling = _modeling("segment_anything_hq", "HQ-SAM's package", "segment-anything-hq timm")
+        image_encoder = _vit(modeling, encoder)
+    elif isinstance(encoder, ImageEncoderViTConfig):
         modeling = _modeling("segment_anything", "Meta's package", "segment-anything")
         image_encoder = _vit(modeling, encoder)
-    elif isinstance(encoder, TinyViTConfig):
+    elif isinstance(encoder, TinyViTConfig) and not config.hq:
         modeling = _modeling("mobile_sam", "MobileSAM's package", "mobilesam-mirror timm")
         image_encoder = _tiny_vit(modeling, encoder)
     else:
         raise ValueError(
-            "Meta's package has ViT image encoders only, and MobileSAM's its TinyViT; there is no "
-            f"original to compare a model with an {type(encoder).__name__} to."
+            "Meta's package and HQ-SAM's have ViT image encoders only here, and MobileSAM's its "
+            f"TinyViT; there is no original to compare a model with an {type(encoder).__name__} to."
         )
     prompt_encoder = modeling.PromptEncoder(
         embed_dim=config.embed_dim,
@@ -47,12 +51,16 @@ def build_reference(config: SamConfig) -> "ReferenceSam":
         mlp_dim=config.decoder_mlp_width,
         attention_downsample_rate=config.attention_downsample_rate,
     )
-    mask_decoder = modeling.MaskDecoder(
+    make, more = modeling.MaskDecoder, {}
+    if config.hq:
+        make, more = modeling.MaskDecoderHQ, {"vit_dim": encoder.early_width}
+    mask_decoder = make(
         transformer_dim=config.embed_dim,
         transformer=transformer,
         num_multimask_outputs=config.num_multimask_outputs,
         iou_head_depth=config.iou_head_depth,
         iou_head_hidden_dim=config.iou_head_width,
+        **more,
     )
     sam = modeling.Sam(
         image_encoder,
@@ -68,8 +76,10 @@ def build_reference(config: SamConfig) -> "ReferenceSam":
 def _modeling(package: str, whose: str, wheels: str) -> Any:
     try:
         importlib.import_module("torch")
-        importlib.import_module(package)
-        return importlib.import_module(f"{package}.modeling")
+        with warnings.catch_warnings():  # Of old names in timm, and of names given twice there.
+            warnings.simplefilter("ignore")
+            importlib.import_module(package)
+            return importlib.import_module(f"{package}.modeling")
     except ImportError as error:
         raise ImportError(
             f"Comparing with the original needs {whose}, which is not installed here "

@@ -1,4 +1,4 @@
-"""Meta's state dicts to models and back, without files."""
+"""The state dicts of Meta and others to models and back, without files."""
 
 import sys
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from samjax.checkpoint import Model
+from samjax.convert.key_maps.hq import HQ
 from samjax.convert.key_maps.meta import META
 from samjax.convert.key_maps.mobile_sam import MOBILE_SAM
 from samjax.convert.table import Table, Translation, to_foreign, to_ours, wrong_shapes
@@ -17,17 +18,18 @@ from samjax.models.architecture import abstract_params, config_from_params
 from samjax.models.config import SamConfig
 from samjax.models.params import describe, flatten, unflatten
 
-_WHOSE = {META: "Meta's", MOBILE_SAM: "MobileSAM's"}
+_WHOSE = {META: "Meta's", HQ: "HQ-SAM's", MOBILE_SAM: "MobileSAM's"}
 _TABLES = tuple(_WHOSE)
 _FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
 
 
 def from_state_dict(state_dict: Mapping[str, Any]) -> Model:
-    """A model from arrays or torch tensors in Meta's or MobileSAM's names, of any size; each keeps
-    its type.
+    """A model from arrays or torch tensors in Meta's, HQ-SAM's or MobileSAM's names, of any size;
+    each keeps its type.
 
-    The arrays are copied. Raises `ValueError` that lists everything which does not fit: names that
-    are missing or unexpected, wrong shapes, values that are not float32, float16 or bfloat16.
+    Which of the two is seen from the names. The arrays are copied. Raises `ValueError` that lists
+    everything which does not fit: names that are missing or unexpected, wrong shapes, values that
+    are not float32, float16 or bfloat16.
     """
     arrays, problems = {}, []
     for name, value in state_dict.items():
@@ -46,8 +48,8 @@ def from_state_dict(state_dict: Mapping[str, Any]) -> Model:
 
 
 def to_state_dict(model: Model) -> dict[str, np.ndarray]:
-    """Contiguous copies of a model's arrays in the names, layout and order of Meta, or of MobileSAM
-    where it has that image encoder; types are kept."""
+    """Contiguous copies of a model's arrays in the names, layout and order of Meta, or of HQ-SAM
+    or MobileSAM where it is such a model; types are kept."""
     arrays = {name: np.asarray(x) for name, x in flatten(model.params).items()}
     table = max(_TABLES, key=lambda table: sum(map(bool, map(table.find_target, arrays))))
     return {name: np.array(x, order="C") for name, x in to_foreign(table, arrays).items()}

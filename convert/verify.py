@@ -11,7 +11,7 @@ from samjax.checkpoint import Model
 from samjax.convert.pth import read_state_dict
 from samjax.convert.reference import build_reference
 from samjax.models.config import SamConfig
-from samjax.types import PointLabel, Predictions, Prompts
+from samjax.types import HqEmbeddings, PointLabel, Predictions, Prompts
 
 _PROMPTS, _POINTS = 3, 2
 
@@ -52,7 +52,8 @@ class _Outputs(NamedTuple):
 
 
 def verify(pth_path: str | os.PathLike, model: Model, *, seed: int = 0) -> Report:
-    """Runs Meta's package from `pth_path` and samjax from `model` on one random picture and clicks.
+    """Runs Meta's package, or HQ-SAM's, from `pth_path` and samjax from `model` on one random
+    picture and clicks.
 
     Weights of other types are brought to float32 for both. Raises `ImportError` that says what to
     install where torch or `segment_anything` is missing, and `ValueError` if the file cannot be
@@ -94,12 +95,20 @@ def _run_original(
         raise ValueError(f"{pth_path} does not fit the model's config: {error}") from error
     with torch.no_grad():
         embeddings = reference.image_encoder(torch.from_numpy(image.transpose(0, 3, 1, 2).copy()))
+        if config.hq:
+            embeddings, intermediate = embeddings
         sparse, dense = reference.prompt_encoder(
             points=(torch.from_numpy(coords), torch.from_numpy(labels)), boxes=None, masks=None
         )
-        masks, ious = reference.mask_decoder.predict_masks(
-            embeddings, reference.prompt_encoder.get_dense_pe(), sparse, dense
-        )
+        given = (embeddings, reference.prompt_encoder.get_dense_pe(), sparse, dense)
+        if config.hq:
+            both = [
+                reference.mask_decoder(*given, multimask_output, False, intermediate)
+                for multimask_output in (False, True)
+            ]
+            masks, ious = (torch.cat(parts, dim=1) for parts in zip(*both, strict=True))
+        else:
+            masks, ious = reference.mask_decoder.predict_masks(*given)
     return _Outputs(
         embeddings.numpy().transpose(0, 2, 3, 1), Predictions(masks.numpy(), ious.numpy())
     )
@@ -121,7 +130,8 @@ def _run_ours(
         np.concatenate([coords[None], no_coords], axis=2),
         np.concatenate([labels[None], no_point], axis=2).astype(np.int32),
     )
-    embeddings = encode_images(model.params, image, config=config)
-    predictions = decode_masks(model.params, embeddings, prompts, config=config)
+    encoded = encode_images(model.params, image, config=config)
+    predictions = decode_masks(model.params, encoded, prompts, config=config)
     masks, ious = (np.asarray(x)[0] for x in predictions)
+    embeddings = encoded[0] if isinstance(encoded, HqEmbeddings) else encoded
     return _Outputs(np.asarray(embeddings), Predictions(masks, ious))

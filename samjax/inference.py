@@ -20,7 +20,7 @@ from samjax.models.architecture import abstract_model, config_from_params
 from samjax.models.params import Params
 from samjax.postprocess.masks import axis_weights, upscale_masks
 from samjax.postprocess.measure import measure_masks, piece_span, threshold_masks
-from samjax.types import Predictions, Prompts
+from samjax.types import HqEmbeddings, Predictions, Prompts
 
 SIZE_STEP = 128
 """Full-resolution masks are computed in pictures padded to a multiple of this, in pixels."""
@@ -38,9 +38,10 @@ def bind(config: SamConfig, params: Params) -> Sam:
 
 def encode_images(
     params: Params, images: Float[Array | np.ndarray, "B S S 3"], *, config: SamConfig | None = None
-) -> Float[Array, "B H W D"]:
+) -> Float[Array, "B H W D"] | HqEmbeddings:
     """Image embeddings of a batch of normalized, padded pictures (`samjax.transforms`).
 
+    Those of an HQ model come with its HQ features, (B, h, w, D / 8) at the masks' resolution.
     Raises `ValueError` when the pictures are not of the model's input size.
     """
     config = config or config_from_params(params)
@@ -55,11 +56,12 @@ def encode_images(
 
 def decode_masks(
     params: Params,
-    image_embeddings: Float[Array | np.ndarray, "B H W D"],
+    image_embeddings: Float[Array | np.ndarray, "B H W D"] | HqEmbeddings,
     prompts: Prompts,
     *,
     config: SamConfig | None = None,
     least_iou: float | None = None,
+    hq_token_only: bool = False,
 ) -> Predictions:
     """All masks of every prompt on every picture: (B, P, M, h, w) logits and (B, P, M) IoUs.
 
@@ -68,14 +70,20 @@ def decode_masks(
     zeros where no multimask output has a predicted IoU above it; the CPU does not compute them.
     Embeddings that are spread over the devices of a mesh are decoded each where it is, with
     parameters that are on all of them.
+
+    An HQ model makes two masks (M = 2): the single one, and the best of the multimask outputs by
+    predicted IoU, both with the HQ token's logits added; with `hq_token_only` they are these alone.
     Raises `ValueError` when shapes do not fit the model or each other.
     """
     config = config or config_from_params(params)
+    if hq_token_only and not config.hq:
+        raise ValueError("hq_token_only is for HQ models, and this one has no HQ token.")
     _check_decoder_input(config, image_embeddings, prompts)
     least = None if least_iou is None else np.float32(least_iou)
     return _decode(
-        config, params, image_embeddings, prompts, least, spread=_spread(image_embeddings)
-    )
+        config, hq_token_only, params, image_embeddings, prompts, least,
+        spread=_spread(image_embeddings),
+    )  # fmt: skip
 
 
 def predict_masks(
@@ -200,16 +208,17 @@ def _precision(config: SamConfig):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(config: SamConfig, params: Params, images: Array) -> Array:
+def _encode(config: SamConfig, params: Params, images: Array) -> Array | HqEmbeddings:
     with _precision(config):
-        return bind(config, params).image_encoder(images)
+        return bind(config, params).encode(images)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="spread")
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="spread")
 def _decode(
     config: SamConfig,
+    hq_token_only: bool,
     params: Params,
-    image_embeddings: Array,
+    image_embeddings: Array | HqEmbeddings,
     prompts: Prompts,
     least_iou: Array | None,
     *,
@@ -218,14 +227,17 @@ def _decode(
     with _precision(config):
         model = bind(config, params)
         return for_each_picture(
-            lambda embedding, prompts: model.decode(embedding, prompts, least_iou=least_iou),
-            jnp.asarray(image_embeddings), jax.tree.map(jnp.asarray, prompts), spread=spread,
+            lambda embedding, prompts: model.decode(
+                embedding, prompts, least_iou=least_iou, hq_token_only=hq_token_only
+            ),
+            *jax.tree.map(jnp.asarray, (image_embeddings, prompts)), spread=spread,
         )  # fmt: skip
 
 
-def _spread(pictures: Array | np.ndarray) -> NamedSharding | None:
+def _spread(pictures: Array | np.ndarray | HqEmbeddings) -> NamedSharding | None:
     """How pictures are spread over several devices; None where they are not, or while tracing,
     when it is not known."""
+    pictures = jax.tree.leaves(pictures)[0]
     if not isinstance(pictures, jax.Array) or isinstance(pictures, jax.core.Tracer):
         return None
     sharding = pictures.sharding
@@ -278,9 +290,18 @@ def _padded(length: int) -> int:
 
 
 def _check_decoder_input(
-    config: SamConfig, image_embeddings: Array | np.ndarray, prompts: Prompts
+    config: SamConfig, image_embeddings: Array | np.ndarray | HqEmbeddings, prompts: Prompts
 ) -> None:
     grid, low = config.grid_size, config.low_res_size
+    if config.hq != isinstance(image_embeddings, HqEmbeddings):
+        wanted, kind = ("HqEmbeddings", "an") if config.hq else ("an array", "no")
+        raise ValueError(
+            f"image_embeddings are of type {type(image_embeddings).__name__}; expected {wanted}, "
+            f"as encode_images returns them: this is {kind} HQ model."
+        )
+    hq_features = None
+    if isinstance(image_embeddings, HqEmbeddings):
+        image_embeddings, hq_features = image_embeddings
     batch = image_embeddings.shape[:1]
 
     def expect(name: str, shape: Sequence[int], expected: tuple) -> None:
@@ -292,6 +313,8 @@ def _check_decoder_input(
             raise ValueError(f"{name} has shape {tuple(shape)}; expected ({wanted}).")
 
     expect("image_embeddings", image_embeddings.shape, ("B", grid, grid, config.embed_dim))
+    if hq_features is not None:
+        expect("hq_features", hq_features.shape, (*batch, low, low, config.embed_dim // 8))
     expect("prompts.labels", prompts.labels.shape, (*batch, "P", "T"))
     expect("prompts.coords", prompts.coords.shape, (*prompts.labels.shape, 2))
     if prompts.mask_inputs is not None:

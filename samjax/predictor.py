@@ -13,7 +13,7 @@ from samjax import inference, prompts
 from samjax.checkpoint import Model, load
 from samjax.images import read_image
 from samjax.transforms import ResizeLongestSide, normalize_and_pad
-from samjax.types import Predictions
+from samjax.types import HqEmbeddings, Predictions
 
 MAX_PROMPTS = 64
 """Prompts decoded in one call of the compiled code; more go in several calls."""
@@ -28,10 +28,10 @@ class Prepared(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What the predictor keeps of a picture: its embedding, and the sizes (height, width) of the
-    picture as it was given and as it was resized for the model."""
+    """What the predictor keeps of a picture: its embedding (of an HQ model, with HQ features), and
+    the sizes (height, width) of the picture as it was given and as it was resized for the model."""
 
-    features: Float[Array, "1 h w D"]
+    features: Float[Array, "1 h w D"] | HqEmbeddings
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     upscaler: inference.Upscaler
@@ -91,7 +91,8 @@ class SamPredictor:
     @property
     def features(self) -> Float[Array, "1 h w D"]:
         """The picture's embedding on the device, channels last."""
-        return self.picture.features
+        features = self.picture.features
+        return features[0] if isinstance(features, HqEmbeddings) else features
 
     def set_image(
         self, image: str | os.PathLike[str] | np.ndarray, image_format: str = "RGB"
@@ -137,6 +138,7 @@ class SamPredictor:
         mask_input: np.ndarray | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        hq_token_only: bool = False,
     ) -> tuple[Masks, Float[np.ndarray, "C"], Float[np.ndarray, "C h w"]]:
         """Masks of one object.
 
@@ -144,10 +146,13 @@ class SamPredictor:
         background; `box` is (x0, y0, x1, y1); `mask_input` is (1, h, w) logits, as the third
         value of an earlier call. Returns (C, H, W) masks, boolean or with `return_logits` float32
         logits; the predicted IoU of each; and the (C, h, w) low-resolution logits. C is 3 with
-        `multimask_output` (best for a single point), otherwise 1.
+        `multimask_output` (best for a single point), otherwise 1. An HQ model returns one mask
+        always, with `multimask_output` that of the three which has the highest predicted IoU, and
+        adds its HQ token's logits, or with `hq_token_only` returns those.
 
         Raises `RuntimeError` before `set_image`, `ValueError` for prompts that are missing, of
-        the wrong shape or length, not finite, or outside the picture.
+        the wrong shape or length, not finite, or outside the picture, and for `hq_token_only` of a
+        model without an HQ token.
         """
         masks, iou_predictions, low_res_masks = self.predict_batch(
             None if point_coords is None else [point_coords],
@@ -156,6 +161,7 @@ class SamPredictor:
             None if mask_input is None else [mask_input],
             multimask_output,
             return_logits,
+            hq_token_only,
         )
         return masks[0], iou_predictions[0], low_res_masks[0]
 
@@ -167,6 +173,7 @@ class SamPredictor:
         mask_input: np.ndarray | Sequence | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        hq_token_only: bool = False,
     ) -> tuple[Masks, Float[np.ndarray, "P C"], Float[np.ndarray, "P C h w"]]:
         """Masks of many objects, one for each prompt.
 
@@ -186,6 +193,7 @@ class SamPredictor:
         predictions = self._decode(
             [self._tokens(points, labels, box) for points, labels, box, _ in objects],
             [self._mask(mask) for *_, mask in objects],
+            hq_token_only,
         )
         chosen = predictions.select(multimask_output=multimask_output)
         upscale = picture.upscaler.logits
@@ -194,7 +202,9 @@ class SamPredictor:
         masks = np.stack([upscale(low_res_masks) for low_res_masks in chosen.low_res_masks])
         return masks, np.asarray(chosen.iou_predictions), np.asarray(chosen.low_res_masks)
 
-    def _decode(self, tokens: list[prompts.Tokens], masks: list[np.ndarray | None]) -> Predictions:
+    def _decode(
+        self, tokens: list[prompts.Tokens], masks: list[np.ndarray | None], hq_token_only: bool
+    ) -> Predictions:
         """All masks of each prompt, computed in parts of at most `MAX_PROMPTS`."""
         low_res, ious = [], []
         for start in range(0, len(tokens), MAX_PROMPTS):
@@ -202,8 +212,9 @@ class SamPredictor:
             packed = prompts.pack(tokens[part], masks[part])
             packed = jax.tree.map(lambda x: x[None], packed)
             result = inference.decode_masks(
-                self.model.params, self.features, packed, config=self.model.config
-            )
+                self.model.params, self.picture.features, packed, config=self.model.config,
+                hq_token_only=hq_token_only,
+            )  # fmt: skip
             count = len(tokens[part])
             low_res.append(np.asarray(result.low_res_masks)[0, :count])
             ious.append(np.asarray(result.iou_predictions)[0, :count])

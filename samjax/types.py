@@ -49,6 +49,14 @@ class PromptEmbeddings(NamedTuple):
     """False for padding tokens, which no attention may look at."""
 
 
+class HqEmbeddings(NamedTuple):
+    """What the decoder of an HQ model is given of a picture, in place of its embedding alone."""
+
+    image_embeddings: Float[Array, "*L H W D"]
+    hq_features: Float[Array, "*L h w E"]
+    """Early features and embedding, fused, at the masks' resolution (`samjax.models.hq`)."""
+
+
 class Predictions(NamedTuple):
     """Masks as logits at the low resolution, and the decoder's estimate of each one's IoU."""
 

@@ -10,12 +10,17 @@ from samjax.models import ImageEncoderViTConfig, SamConfig
 
 SIZE_OF_TRAINED = 0.05
 
+_TRANSPOSED = ("output_upscaling", "compress_vit_feat", "embedding_encoder")
+"""Transposed convolutions, whose weights are (in, out, row, column)."""
+_NO_EMBEDDINGS = ("embedding_encoder", "embedding_maskfeature")
+"""Layers of HQ-SAM's with such a name."""
+
 _REPOSITORY = Path(__file__).parents[1]
 _WEIGHTS = Path("shared/weights/prompt_guided_mask_decoder.pt")
 
 
 def random_reference(config: SamConfig, seed: int) -> torch.nn.Module:
-    """Meta's `Sam`, or MobileSAM's, with every array drawn from `seed`, none left at zero or one.
+    """Meta's `Sam`, HQ-SAM's or MobileSAM's, with every array drawn from `seed`.
 
     Weights keep the size of what passes through them; what is added is a tenth to one of it.
     """
@@ -35,16 +40,16 @@ def trained_reference(
 
     With an `embedding_scale` of `SIZE_OF_TRAINED` the embedding is as small as those that the
     decoder was trained on; otherwise it drowns the prompts, logits are large and every mask is
-    noise over the whole picture, which no suppression of duplicates leaves standing. Skips the
-    test where the weights are not there. `config` needs the published decoder's sizes, as
-    `trained_config` has.
+    noise over the whole picture, which no suppression of duplicates leaves standing. What HQ-SAM
+    has more stays random. Skips the test where the weights are not there. `config` needs the
+    published decoder's sizes, as `trained_config` has.
     """
     model = random_reference(config, seed)
     for parameter in model.image_encoder.neck[3].parameters():
         parameter.mul_(embedding_scale)
     trained = torch.load(_find_weights(), weights_only=True, map_location="cpu")
     model.prompt_encoder.load_state_dict(trained["PromtEncoder"])
-    model.mask_decoder.load_state_dict(trained["MaskDecoder"])
+    model.mask_decoder.load_state_dict(trained["MaskDecoder"], strict=not config.hq)
     return model
 
 
@@ -74,9 +79,11 @@ def _random(name: str, like: torch.Tensor, generator: torch.Generator) -> torch.
         return 0.5 * noise
     if "pos_embed" in name or "rel_pos" in name or name.endswith("bias"):
         return 0.1 * noise
-    if "gaussian_matrix" in name or "embed" in name or "token" in name.rsplit(".", 2)[-2]:
+    is_transposed = any(part in name for part in _TRANSPOSED)
+    is_embedding = "embed" in name and not any(part in name for part in _NO_EMBEDDINGS)
+    if "gaussian_matrix" in name or is_embedding or "token" in name.rsplit(".", 2)[-2]:
         return noise if like.ndim == 2 else noise / like[0].numel() ** 0.5
     if like.ndim == 1:
         return 1.0 + 0.1 * noise
-    fan_in = like.shape[0] if "output_upscaling" in name else like[0].numel()
+    fan_in = like.shape[0] if is_transposed else like[0].numel()
     return noise / fan_in**0.5

@@ -57,8 +57,8 @@ def summary(model: "samjax.checkpoint.Model") -> str:
 
 
 def architecture(config: "samjax.models.config.SamConfig") -> str | None:
-    """ "ViT-B", "ViT-L", "ViT-H", "MobileSAM" or "nano"; None for others. The input size makes no
-    difference."""
+    """ "ViT-B", "HQ ViT-B" and so on, "MobileSAM" or "nano"; None for others. The input size makes
+    no difference."""
     from samjax.models import ImageEncoderViTConfig, SamConfig
 
     def shape(config: SamConfig) -> object:
@@ -75,7 +75,8 @@ def architecture(config: "samjax.models.config.SamConfig") -> str | None:
         "MobileSAM": SamConfig.vit_t(),
         "nano": SamConfig.nano(),
     }
-    return next((name for name, other in published.items() if shape(other) == shape(config)), None)
+    name = next((name for name, other in published.items() if shape(other) == shape(config)), None)
+    return f"HQ {name}" if name and config.hq else name
 
 
 def dtypes(model: "samjax.checkpoint.Model") -> str:

@@ -73,7 +73,8 @@ def description(model: "samjax.checkpoint.Model") -> dict[str, str]:
         "architecture": f"Segment Anything, {architecture(config) or _of_its_own_size(config)}",
         **_encoder_lines(config),
         "mask decoder": f"{config.decoder_depth} two-way blocks of width {config.embed_dim}, "
-        f"{config.decoder_heads} heads, {config.num_multimask_outputs} masks for a prompt and 1",
+        f"{config.decoder_heads} heads, {config.num_multimask_outputs} masks for a prompt and 1"
+        f"{', HQ token' if config.hq else ''}",
         "parameters": f"{model.num_parameters:,}",
         **{f"  {name.replace('_', ' ')}": f"{size:,}" for name, size in parts.items()},
         "dtype": f"{dtypes(model)}; computes in {config.dtype}",

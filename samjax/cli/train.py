@@ -4,7 +4,7 @@ import argparse
 import importlib
 from typing import Any
 
-PARTS = ("all", "decoder", "decoder+neck", "lora", "lora+decoder")
+PARTS = ("all", "decoder", "hq", "decoder+neck", "lora", "lora+decoder")
 
 _FLAGS: dict[str, tuple[str, type, str]] = {
     "model": ("model", str, "what to start from: a checkpoint, or nano (default: nano)"),

@@ -60,6 +60,7 @@ def config_from_params(params: Params) -> SamConfig:
         num_multimask_outputs=sizes["masks"] - 1,
         iou_head_depth=iou_depth,
         iou_head_width=iou_width,
+        hq="hq" in params["mask_decoder"],
     )
 
 

@@ -55,6 +55,11 @@ class ImageEncoderViTConfig:
         return self.image_size // self.patch_size
 
     @property
+    def early_width(self) -> int | None:
+        """Channels of the features that an HQ model fuses, those after the first global block."""
+        return self.width if self.global_layers else None
+
+    @property
     def head_dim(self) -> int:
         return self.width // self.num_heads
 
@@ -107,6 +112,10 @@ class EfficientNetLiteConfig:
     def grid_size(self) -> int:
         """Side of the image embedding."""
         return self.image_size // self.output_stride
+
+    @property
+    def early_width(self) -> None:
+        """It hands out no early features for an HQ model."""
 
     @property
     def feature_widths(self) -> tuple[int, ...]:
@@ -173,6 +182,8 @@ class SamConfig:
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     mask_threshold: float = 0.0
     dtype: Dtype = "float32"
+    hq: bool = False
+    """Whether the decoder has HQ-SAM's token, and its features (`samjax.models.hq`)."""
     frame_size: int | None = None
     """Side in pixels of the square whose positions are encoded, if it is not the input: training
     may show a window of the input, somewhere in it."""
@@ -183,6 +194,12 @@ class SamConfig:
         check_divides("embed_dim", self.embed_dim, "8", 8)
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"dtype is {self.dtype!r}; use one of {get_args(Dtype)}.")
+        if self.hq and (self.image_encoder.early_width is None or self.num_multimask_outputs < 1):
+            raise ValueError(
+                "hq needs features from early in the image encoder and a multimask output; "
+                f"num_multimask_outputs is {self.num_multimask_outputs}, and image_encoder is an "
+                f"{type(self.image_encoder).__name__}, of which a ViT with global_layers has them."
+            )
 
     @property
     def embed_dim(self) -> int:

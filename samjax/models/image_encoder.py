@@ -24,6 +24,7 @@ class ImageEncoderViT(nnx.Module):
         self.pos_embed = nnx.Param(init(rngs.params(), (1, grid, grid, cfg.width), jnp.float32))
         self.blocks = nnx.List([Block(cfg, layer, **kw) for layer in range(cfg.depth)])
         self.neck = Neck(cfg.width, cfg.out_channels, **kw)
+        self.first_global = min(cfg.global_layers, default=cfg.depth - 1)
         self.dtype = dtype
 
     def __call__(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B H W D"]:
@@ -31,11 +32,20 @@ class ImageEncoderViT(nnx.Module):
 
         They are float32 where the computation is in half precision.
         """
+        return self.with_early_features(images)[0]
+
+    def with_early_features(
+        self, images: Float[Array, "B S S 3"]
+    ) -> tuple[Float[Array, "B H W D"], Float[Array, "B H W C"]]:
+        """The embeddings, and what leaves the first block that attends over the whole picture (of
+        one without such a block, the last)."""
         x_BHWD = self.patch_embed(images.astype(self.dtype))
         x_BHWD = x_BHWD + self.pos_embed[...].astype(self.dtype)
-        for block in self.blocks:
+        for layer, block in enumerate(self.blocks):
             x_BHWD = block(x_BHWD)
-        return at_least_float32(self.neck(x_BHWD))
+            if layer == self.first_global:
+                early_BHWD = x_BHWD
+        return at_least_float32(self.neck(x_BHWD)), early_BHWD
 
 
 class Neck(nnx.Module):

@@ -230,6 +230,50 @@ class UpscaleTwice(nnx.Module):
         return y + spread(self.bias[...].astype(self.dtype), y.shape)
 
 
+class UpscaleFourTimes(nnx.Module):
+    """Two 2x2 transposed convolutions with a norm and a GELU between them.
+
+    The sixteen pixels that become of one stay together on axes of their own, (row, column) twice:
+    what is made of few of the channels is cheaper to bring into order (`in_order`) than all.
+    """
+
+    def __init__(
+        self, d_in: int, hidden: int, d_out: int, *, dtype: Dtype, rngs: nnx.Rngs
+    ):  # fmt: skip
+        self.upscale1 = UpscaleTwice(d_in, hidden, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(hidden, epsilon=1e-6, dtype=dtype)
+        self.upscale2 = UpscaleTwice(hidden, d_out, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L 2 2 2 2 E"]:
+        return self.upscale2(gelu(self.norm1(self.upscale1(x))))
+
+
+def in_order(x: Float[Array, "*L H W 2 2 2 2 E"]) -> Float[Array, "*L h w E"]:
+    """What `UpscaleFourTimes` makes of a picture, as a picture of four times the side."""
+    *lead, height, width, _, _, _, _, channels = x.shape
+    first = len(lead)
+    rows, columns = (first, first + 2, first + 4), (first + 1, first + 3, first + 5)
+    x = x.transpose(*range(first), *rows, *columns, first + 6)
+    return x.reshape(*lead, 4 * height, 4 * width, channels)
+
+
+class MlpHead(nnx.Module):
+    """Linear layers with ReLU between them (reference: `mask_decoder.MLP`)."""
+
+    def __init__(
+        self, d_in: int, hidden: int, d_out: int, depth: int, *, dtype: Dtype, rngs: nnx.Rngs
+    ):  # fmt: skip
+        sizes = [d_in, *[hidden] * (depth - 1), d_out]
+        self.layers = nnx.List(
+            [linear(a, b, dtype=dtype, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
+        )
+
+    def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L E"]:
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
+
+
 class Mlp(nnx.Module):
     """The two layers of a transformer block (reference: `MLPBlock`)."""
 

@@ -1,20 +1,37 @@
 """Tokens and picture to masks and their quality (appendix A; reference: `MaskDecoder`)."""
 
-from typing import Any
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import LayerNorm, UpscaleTwice, at_least_float32, gelu, linear
+from samjax.models.hq import HqBranch
+from samjax.models.layers import MlpHead, UpscaleFourTimes, at_least_float32, gelu, in_order
 from samjax.models.transformer import TwoWayTransformer
 from samjax.types import Predictions, PromptEmbeddings
 
 
+class Attended(NamedTuple):
+    """Tokens and picture after they have looked at each other, and the IoUs of M masks.
+
+    `chosen` are the mask tokens whose masks these are; None is all of them, in order.
+    """
+
+    tokens: Float[Array, "*L T D"]
+    image: Float[Array, "*L H W D"]
+    iou_predictions: Float[Array, "*L M"]
+    chosen: Int[Array, "*L M"] | None = None
+
+
 class MaskDecoder(nnx.Module):
-    """Decodes the masks of one prompt; use `jax.vmap` for many."""
+    """Decodes the masks of one prompt; use `jax.vmap` for many.
+
+    With `SamConfig.hq` there are two masks, as in HQ-SAM: the single one, and that of the multimask
+    outputs which has the highest predicted IoU. To the logits of both those of the HQ token are
+    added, or they are these alone (`hq_token_only`).
+    """
 
     def __init__(self, cfg: SamConfig, *, rngs: nnx.Rngs):
         width = cfg.embed_dim
@@ -22,7 +39,9 @@ class MaskDecoder(nnx.Module):
         self.transformer = TwoWayTransformer(cfg, rngs=rngs)
         self.iou_token = nnx.Param(init(rngs.params(), (1, width), jnp.float32))
         self.mask_tokens = nnx.Param(init(rngs.params(), (cfg.num_mask_tokens, width), jnp.float32))
-        self.output_upscaling = OutputUpscaling(cfg, rngs=rngs)
+        self.output_upscaling = UpscaleFourTimes(
+            width, width // 4, width // 8, dtype=cfg.dtype, rngs=rngs
+        )
         self.output_hypernetworks_mlps = nnx.List(
             [
                 MlpHead(width, width, width // 8, 3, dtype=cfg.dtype, rngs=rngs)
@@ -33,6 +52,7 @@ class MaskDecoder(nnx.Module):
             width, cfg.iou_head_width, cfg.num_mask_tokens, cfg.iou_head_depth, dtype=cfg.dtype,
             rngs=rngs,
         )  # fmt: skip
+        self.hq = HqBranch(cfg, rngs=rngs) if cfg.hq else None
         self.dtype = cfg.dtype
 
     def __call__(
@@ -40,22 +60,27 @@ class MaskDecoder(nnx.Module):
         image_embeddings: Float[Array, "H W D"],
         image_pe: Float[Array, "H W D"],
         prompt: PromptEmbeddings,
+        hq_features: Float[Array, "h w E"] | None = None,
     ) -> Predictions:
         """All of the prompt's masks: the single one first, then the multimask outputs.
 
         Which of them count is the caller's choice: `Predictions.select`.
         """
-        tokens, image = self.attend(image_embeddings, image_pe, prompt)
-        return Predictions(self.masks(tokens, image), self.iou_predictions(tokens))
+        attended = self.attend(image_embeddings, image_pe, prompt)
+        return Predictions(self.masks(attended, hq_features), attended.iou_predictions)
 
     def attend(
         self,
         image_embeddings: Float[Array, "H W D"],
         image_pe: Float[Array, "H W D"],
         prompt: PromptEmbeddings,
-    ) -> tuple[Float[Array, "T D"], Float[Array, "H W D"]]:
-        """Runs the transformer over [IoU token, mask tokens, prompt tokens] and the picture."""
-        output_tokens = jnp.concatenate([self.iou_token[...], self.mask_tokens[...]])
+    ) -> Attended:
+        """Runs the transformer over [IoU token, mask tokens, HQ token, prompt tokens] and the
+        picture, and predicts the masks' IoUs."""
+        own = [self.iou_token[...], self.mask_tokens[...]]
+        if self.hq is not None:
+            own.append(self.hq.token[...])
+        output_tokens = jnp.concatenate(own)
         tokens = jnp.concatenate([output_tokens.astype(self.dtype), prompt.sparse])
         valid = jnp.concatenate([jnp.ones(len(output_tokens), bool), prompt.valid])
         image = image_embeddings.astype(self.dtype) + prompt.dense
@@ -63,53 +88,35 @@ class MaskDecoder(nnx.Module):
         tokens, keys = self.transformer(
             image.reshape(flat), image_pe.astype(self.dtype).reshape(flat), tokens, valid
         )
-        return tokens, keys.reshape(image.shape)
+        ious = at_least_float32(self.iou_prediction_head(tokens[0]))
+        attended = Attended(tokens, keys.reshape(image.shape), ious)
+        if self.hq is None:
+            return attended
+        chosen = jnp.stack([jnp.zeros((), jnp.int32), 1 + jnp.argmax(ious[1:]).astype(jnp.int32)])
+        return attended._replace(iou_predictions=ious[chosen], chosen=chosen)
 
     def masks(
-        self, tokens: Float[Array, "T D"], image: Float[Array, "H W D"]
+        self,
+        attended: Attended,
+        hq_features: Float[Array, "h w E"] | None = None,
+        *,
+        hq_token_only: bool = False,
     ) -> Float[Array, "M h w"]:
-        upscaled = self.output_upscaling(image)
+        """Logits of the masks whose IoUs `attended` has; with `SamConfig.hq` of `hq_features` too
+        (`HqFusion`)."""
+        tokens, image, _, chosen = attended
+        upscaled = gelu(self.output_upscaling(image))
         hyper_in = jnp.stack(
             [mlp(tokens[1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
         )
+        if chosen is not None:
+            hyper_in = hyper_in[chosen]
         masks = at_least_float32(upscaled @ hyper_in.T)
         rows, columns = (4 * n for n in image.shape[:2])
-        return masks.transpose(6, 0, 2, 4, 1, 3, 5).reshape(-1, rows, columns)
-
-    def iou_predictions(self, tokens: Float[Array, "T D"]) -> Float[Array, "M"]:
-        return at_least_float32(self.iou_prediction_head(tokens[0]))
-
-
-class OutputUpscaling(nnx.Module):
-    """The picture at four times the side and an eighth of the channels.
-
-    The sixteen pixels that become of one stay together on axes of their own, (row, column) twice:
-    the few masks that are made of them are cheaper to bring into order than all channels.
-    """
-
-    def __init__(self, cfg: SamConfig, *, rngs: nnx.Rngs):
-        kw: dict[str, Any] = dict(dtype=cfg.dtype, rngs=rngs)
-        width = cfg.embed_dim
-        self.upscale1 = UpscaleTwice(width, width // 4, **kw)
-        self.norm1 = LayerNorm(width // 4, epsilon=1e-6, dtype=cfg.dtype)
-        self.upscale2 = UpscaleTwice(width // 4, width // 8, **kw)
-
-    def __call__(self, x: Float[Array, "H W D"]) -> Float[Array, "H W 2 2 2 2 E"]:
-        return gelu(self.upscale2(gelu(self.norm1(self.upscale1(x)))))
-
-
-class MlpHead(nnx.Module):
-    """Linear layers with ReLU between them (reference: `mask_decoder.MLP`)."""
-
-    def __init__(
-        self, d_in: int, hidden: int, d_out: int, depth: int, *, dtype, rngs: nnx.Rngs
-    ):  # fmt: skip
-        sizes = [d_in, *[hidden] * (depth - 1), d_out]
-        self.layers = nnx.List(
-            [linear(a, b, dtype=dtype, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
-        )
-
-    def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L E"]:
-        for layer in self.layers[:-1]:
-            x = jax.nn.relu(layer(x))
-        return self.layers[-1](x)
+        masks = masks.transpose(6, 0, 2, 4, 1, 3, 5).reshape(-1, rows, columns)
+        if self.hq is None:
+            return masks
+        assert hq_features is not None
+        token = tokens[1 + len(self.output_hypernetworks_mlps)]
+        fine = self.hq.mask(in_order(upscaled), token, hq_features)
+        return jnp.broadcast_to(fine, masks.shape) if hq_token_only else masks + fine

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 from samjax.models.config import EfficientNetLiteConfig, SamConfig, TinyViTConfig
 from samjax.models.efficientnet_lite import ImageEncoderEfficientNetLite
 from samjax.models.image_encoder import ImageEncoderViT
-from samjax.models.mask_decoder import MaskDecoder
+from samjax.models.mask_decoder import Attended, MaskDecoder
 from samjax.models.prompt_encoder import PromptEncoder
 from samjax.models.tiny_vit import ImageEncoderTinyViT
-from samjax.types import Predictions, Prompts
+from samjax.types import HqEmbeddings, Predictions, Prompts
 
 PROMPTS_AT_ONCE = 4
 """On the CPU, so that what belongs to a prompt stays in the cache (measured: 1 to 64)."""
@@ -34,53 +34,69 @@ class Sam(nnx.Module):
         self, images: Float[Array | np.ndarray, "B S S 3"], prompts: Prompts
     ) -> Predictions:
         """`prompts` have leading axes (B, P); the masks come as (B, P, M, h, w)."""
-        return jax.vmap(self.decode)(self.image_encoder(jnp.asarray(images)), prompts)
+        return jax.vmap(self.decode)(self.encode(jnp.asarray(images)), prompts)
+
+    def encode(self, images: Float[Array, "B S S 3"]) -> Float[Array, "B H W D"] | HqEmbeddings:
+        """All that decoding needs to know of pictures: their embeddings, and with `SamConfig.hq`
+        the HQ features too."""
+        if self.mask_decoder.hq is None:
+            return self.image_encoder(images)
+        # `SamConfig` refuses `hq` for it.
+        assert not isinstance(self.image_encoder, ImageEncoderEfficientNetLite)
+        embeddings, early = self.image_encoder.with_early_features(images)
+        return HqEmbeddings(embeddings, self.mask_decoder.hq.fusion(embeddings, early))
 
     def decode(
         self,
-        image_embeddings: Float[Array, "H W D"],
+        image_embeddings: Float[Array, "H W D"] | HqEmbeddings,
         prompts: Prompts,
         origin: Float[Array, "2"] | None = None,
         least_iou: Float[Array, ""] | None = None,
+        hq_token_only: bool = False,
     ) -> Predictions:
-        """Every prompt of one picture: `prompts` have one leading axis (P,).
+        """Every prompt of one picture: `prompts` have one leading axis (P,). The picture is as
+        `encode` gives it.
 
         `origin` is where the picture begins in a larger frame (`SamConfig.frame_size`), in whose
         coordinates the prompts then are. With `least_iou` the masks of a prompt are zeros where no
-        multimask output has a predicted IoU above it.
+        multimask output has a predicted IoU above it. `hq_token_only` is the decoder's.
 
         `MaskDecoder` is the definition. On the CPU a few prompts look at the picture together, and
         then their masks are made one prompt at a time, so that what belongs to one stays in the
         cache, and masks that are not wanted are not made.
         """
+        hq_features = None
+        if isinstance(image_embeddings, HqEmbeddings):
+            image_embeddings, hq_features = image_embeddings
         image_pe = self.prompt_encoder.get_dense_pe(origin)
         number = prompts.labels.shape[0]
         at_once = max(n for n in range(1, PROMPTS_AT_ONCE + 1) if number % n == 0)
 
-        def attend(prompt: Prompts) -> tuple[Array, Array, Array]:
+        def attend(prompt: Prompts) -> Attended:
             embedding = self.prompt_encoder(prompt)
-            tokens, image = self.mask_decoder.attend(image_embeddings, image_pe, embedding)
-            return tokens, image, self.mask_decoder.iou_predictions(tokens)
+            return self.mask_decoder.attend(image_embeddings, image_pe, embedding)
 
-        def masks(attended: tuple[Array, Array, Array]) -> Array:
-            tokens, image, ious = attended
+        def all_masks(attended: Attended) -> Array:
+            return self.mask_decoder.masks(attended, hq_features, hq_token_only=hq_token_only)
+
+        def masks(attended: Attended) -> Array:
             if least_iou is None:
-                return self.mask_decoder.masks(tokens, image)
-            low = 4 * image.shape[0]
+                return all_masks(attended)
+            ious, low = attended.iou_predictions, 4 * attended.image.shape[0]
             return jax.lax.cond(
                 jnp.any(ious[1:] > least_iou),
-                lambda: self.mask_decoder.masks(tokens, image),
+                lambda: all_masks(attended),
                 lambda: jnp.zeros((len(ious), low, low), ious.dtype),
             )
 
         def together(prompts: Prompts) -> Predictions:
             attended = jax.vmap(attend)(prompts)
-            return Predictions(jax.vmap(masks)(attended), attended[2])
+            return Predictions(jax.vmap(masks)(attended), attended.iou_predictions)
 
         def in_groups(prompts: Prompts) -> Predictions:
             def group(prompts: Prompts) -> Predictions:
                 attended = jax.vmap(attend)(prompts)
-                return Predictions(jax.lax.map(masks, attended), attended[2])
+                return Predictions(jax.lax.map(masks, attended), attended.iou_predictions)
 
             groups = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), prompts)
             return jax.tree.map(

@@ -20,13 +20,22 @@ from samjax.datasets import BadRecordError, Source
 from samjax.models.params import flatten
 from samjax.train.checkpoints import fingerprint
 from samjax.train.examples import ExampleSettings, fitted_image
+from samjax.types import HqEmbeddings
 
 
 class EmbeddingCache:
-    """float32 embeddings (H, W, D) of whole pictures, as `encode_images` gives them."""
+    """float32 embeddings (H, W, D) of whole pictures, as `encode_images` gives them.
+
+    Raises ValueError for an HQ model, whose fused features are a part of what is trained.
+    """
 
     def __init__(self, folder: Path, model: Model):
         config = model.config
+        if config.hq:
+            raise ValueError(
+                "embeddings of an HQ model cannot be kept: its decoder takes features from early "
+                "in the image encoder too; train it without embedding_cache"
+            )
         leaves = flatten({"image_encoder": model.params["image_encoder"]})
         described = f"{config.image_encoder} {config.pixel_mean} {config.pixel_std} {config.dtype}"
         digest = hashlib.sha256((fingerprint(leaves) + described).encode()).hexdigest()
@@ -71,6 +80,7 @@ class EmbeddingCache:
             except (BadRecordError, FileNotFoundError):
                 continue
             embedding = inference.encode_images(model.params, image[None], config=model.config)
+            assert not isinstance(embedding, HqEmbeddings)
             with write_beside(path) as new, new.open("wb") as file:
                 np.save(file, np.asarray(embedding[0], np.float32))
             computed += 1

@@ -24,10 +24,11 @@ from samjax.train.config import TrainConfig
 from samjax.train.losses import ObjectLoss, mask_iou, object_loss
 from samjax.train.parameters import LORA, Leaves, has_prefix, join_params, part
 from samjax.train.sampling import FirstPrompt
-from samjax.types import Prompts
+from samjax.types import HqEmbeddings, Prompts
 
-IMAGE_ENCODER = ("image_encoder", f"{LORA}.image_encoder")
-"""Prefixes of the names whose gradients go through the image embeddings and nowhere else."""
+OF_PICTURES = ("image_encoder", f"{LORA}.image_encoder", "mask_decoder.hq.fusion")
+"""Prefixes of the names whose gradients go through the image embeddings (of an HQ model, with its
+HQ features) and nowhere else."""
 
 
 class Batch(NamedTuple):
@@ -123,21 +124,21 @@ def part_gradients(
     next_prompt = functools.partial(
         sampling.next_prompt, scale=_scale(config), mask_threshold=config.mask_threshold
     )
-    encoder = {n: x for n, x in trained.items() if any(has_prefix(n, p) for p in IMAGE_ENCODER)}
+    encoder = {n: x for n, x in trained.items() if any(has_prefix(n, p) for p in OF_PICTURES)}
     decoder = {n: x for n, x in trained.items() if n not in encoder}
 
     def mean(x: Array) -> Array:
         return jnp.sum(jnp.where(batch.valid, x, 0.0)) / count
 
-    def encode(encoder: Leaves) -> Array:
+    def encode(encoder: Leaves) -> Array | HqEmbeddings:
         if batch.image_embeddings is not None:
             return jnp.asarray(batch.image_embeddings)
         params = join_params({**decoder, **encoder}, frozen, config, train)
         with _precision(config):
-            return bind(config, params).image_encoder(jnp.asarray(batch.images))
+            return bind(config, params).encode(jnp.asarray(batch.images))
 
     def decode(
-        decoder: Leaves, embeddings: Array, objects: Objects
+        decoder: Leaves, embeddings: Array | HqEmbeddings, objects: Objects
     ) -> tuple[Array, tuple[ObjectLoss, Array]]:
         params = join_params({**decoder, **encoder}, frozen, config, train)
         prompts = objects.prompts
@@ -177,8 +178,8 @@ def part_gradients(
 
 
 def _decode_gradients(
-    decode: Callable, decoder: Leaves, embeddings: Array, objects: Objects
-) -> tuple[tuple[Leaves, Array], ObjectLoss, Array]:
+    decode: Callable, decoder: Leaves, embeddings: Array | HqEmbeddings, objects: Objects
+) -> tuple[tuple[Leaves, Array | HqEmbeddings], ObjectLoss, Array]:
     """Gradients of `decode` by parameters and embeddings, its losses, and the chosen logits.
 
     On the CPU a few objects of every picture at a time, so that what the backward pass needs of
@@ -227,6 +228,11 @@ def check_batch(config: SamConfig, train: TrainConfig, batch: Batch) -> None:
     pictures, size, low = len(batch.valid), config.image_size, config.low_res_size
     if (batch.images is None) == (batch.image_embeddings is None):
         raise ValueError("a batch needs either images or image_embeddings, and not both.")
+    if batch.image_embeddings is not None and config.hq:
+        raise ValueError(
+            "an HQ model takes more of a picture than its embedding: the batch has to hold images, "
+            "not image_embeddings."
+        )
     if batch.image_embeddings is not None and not encoder_is_frozen(train):
         raise ValueError(
             f"trained is {train.trained!r}, which changes the image encoder: the batch has to hold "

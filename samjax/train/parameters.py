@@ -34,6 +34,7 @@ class Part(NamedTuple):
 PARTS = {
     "all": Part(("",)),
     "decoder": Part(("mask_decoder",)),
+    "hq": Part(("mask_decoder.hq",)),
     "decoder+neck": Part(("mask_decoder", "image_encoder.neck")),
     "lora": Part((), lora=True),
     "lora+decoder": Part(("mask_decoder",), lora=True),
