@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from samjax.allocator import tune_allocator
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
     from samjax.cache import keep_compiled_programs
-    from samjax.checkpoint import Model, load, save_checkpoint
+    from samjax.checkpoint import load
+    from samjax.model import Model
     from samjax.models import Sam, SamConfig
+    from samjax.orbax_folder import save_checkpoint
     from samjax.predictor import SamPredictor
 
 __all__ = [
@@ -31,14 +33,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Model": "checkpoint",
+    "Model": "model",
     "Sam": "models",
     "SamAutomaticMaskGenerator": "automatic_mask_generator",
     "SamConfig": "models",
     "SamPredictor": "predictor",
     "keep_compiled_programs": "cache",
     "load": "checkpoint",
-    "save_checkpoint": "checkpoint",
+    "save_checkpoint": "orbax_folder",
     "tune_allocator": "allocator",
 }
 

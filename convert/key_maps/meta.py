@@ -1,27 +1,11 @@
-"""Meta's names, those of `segment_anything`'s state dicts (and of its published `.pth` files).
+"""Meta's names, those of `segment_anything`'s state dicts (and of its published `.pth` files)."""
 
-Torch keeps linear weights as (out, in), convolutions as (out, in, row, column) and transposed
-convolutions as (in, out, row, column). A transposed convolution of stride 2 with a 2x2 kernel
-needs no flip here, since `UpscaleTwice` writes each tap where torch does.
-"""
-
-from samjax.convert.table import Row, Table, Transform, permute
-
-_LINEAR = permute(1, 0)
-_CONV = permute(2, 3, 1, 0)
-_CONV_TRANSPOSED = permute(0, 2, 3, 1)
-
-
-def _layer(source: str, target: str, kernel: Transform) -> list[Row]:
-    return [
-        Row(f"{source}.weight", f"{target}.kernel", kernel),
-        Row(f"{source}.bias", f"{target}.bias"),
-    ]
-
-
-def _norm(source: str, target: str) -> list[Row]:
-    return [Row(f"{source}.weight", f"{target}.scale"), Row(f"{source}.bias", f"{target}.bias")]
-
+from samjax.convert.key_maps.layouts import CONV as _CONV
+from samjax.convert.key_maps.layouts import CONV_TRANSPOSED as _CONV_TRANSPOSED
+from samjax.convert.key_maps.layouts import LINEAR as _LINEAR
+from samjax.convert.key_maps.layouts import layer as _layer
+from samjax.convert.key_maps.layouts import norm as _norm
+from samjax.convert.table import Row, Table
 
 _ENCODER = "image_encoder"
 _BLOCK = f"{_ENCODER}.blocks.{{i}}"
