@@ -23,7 +23,7 @@ TIMEOUT = 30.0
 ATTEMPTS = 5
 """Tries in a row that bring nothing before it is given up."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _LASTING = {408, 425, 429, 500, 502, 503, 504}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
@@ -159,7 +159,7 @@ def _read_body(part: _Part, answer: Any, bar: tqdm) -> bool:
     bar.refresh()
     with part.path.open("r+b" if start else "wb") as sink:
         sink.seek(start)
-        while chunk := answer.read(_CHUNK):
+        while chunk := answer.read1(_CHUNK):  # read() would lose what came before a time-out
             sink.write(chunk)
             bar.update(len(chunk))
     if part.total is None or part.size == part.total:
