@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import logging
 import os
+import shutil
 from pathlib import Path
 
 from samjax.cache import cache_folder
@@ -20,7 +21,7 @@ from samjax.orbax_folder import (
     save_checkpoint,
 )
 from samjax.sources import HUGGINGFACE_CONFIG, read_model
-from samjax.zoo import HUGGINGFACE_URL, PUBLISHED, Published, RemoteFile, find
+from samjax.zoo import HUGGINGFACE_URL, Published, RemoteFile, find
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What a Hugging Face folder's weights are called, the better ones first; split into several files
@@ -38,7 +39,7 @@ def unknown_name(source: str | os.PathLike) -> str:
     """What to add to the error about a source that is not there, if it looks like a name."""
     if not isinstance(source, str) or os.sep in source or Path(source).suffix:
         return ""
-    return f" Nor is it a model's name; those are {', '.join(m.name for m in PUBLISHED)}."
+    return " Nor is it a published model's name; `samjax models` lists those."
 
 
 def cached_path(name: str) -> Path:
@@ -123,7 +124,11 @@ def _make(model: Published, path: Path) -> None:
         converted = read_model(target)
     except ValueError as error:
         raise ValueError(_not_a_model(model, obtained, error)) from error
-    save_checkpoint(path, converted, overwrite=is_checkpoint_directory(path))
+    for half in path.parent.glob(f".{path.name}.*.partial"):  # of a process that was killed
+        shutil.rmtree(half, ignore_errors=True)
+    if path.exists() and not is_checkpoint_directory(path):
+        shutil.rmtree(path)
+    save_checkpoint(path, converted, overwrite=True)
     for file in obtained:
         file.pin()
         file.path.unlink()
