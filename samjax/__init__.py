@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from samjax.allocator import tune_allocator
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
     from samjax.cache import keep_compiled_programs
-    from samjax.checkpoint import load
-    from samjax.model import Model
+    from samjax.checkpoint import Model, load, save_checkpoint
     from samjax.models import Sam, SamConfig
-    from samjax.orbax_folder import save_checkpoint
     from samjax.predictor import SamPredictor
 
 __all__ = [
@@ -33,14 +31,14 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Model": "model",
+    "Model": "checkpoint",
     "Sam": "models",
     "SamAutomaticMaskGenerator": "automatic_mask_generator",
     "SamConfig": "models",
     "SamPredictor": "predictor",
     "keep_compiled_programs": "cache",
     "load": "checkpoint",
-    "save_checkpoint": "orbax_folder",
+    "save_checkpoint": "checkpoint",
     "tune_allocator": "allocator",
 }
 
