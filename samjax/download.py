@@ -1,6 +1,7 @@
 """Files over HTTP: resumed where they broke off, and kept only if they are what they should be."""
 
 import dataclasses
+import errno
 import hashlib
 import http.client
 import json
@@ -218,7 +219,7 @@ def _check_space(part: _Part) -> None:
 
 def _is_no_network(reason: object) -> bool:
     return isinstance(reason, socket.gaierror | ConnectionRefusedError) or (
-        isinstance(reason, OSError) and reason.errno in (101, 113)  # network, host unreachable
+        isinstance(reason, OSError) and reason.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
     )
 
 
