@@ -5,11 +5,18 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from samjax.checkpoint import Model, is_torch_file, load, locate, save_checkpoint
+from samjax.buckets import is_in_a_bucket
+from samjax.checkpoint import Model, is_torch_file, load, make_ready, save_checkpoint
+from samjax.convert.huggingface import (
+    load_huggingface,
+    load_safetensors,
+    save_huggingface,
+    save_safetensors,
+)
 from samjax.convert.pth import load_pth, save_pth
 from samjax.convert.state_dict import from_state_dict, to_state_dict
 from samjax.convert.verify import Report
@@ -17,16 +24,39 @@ from samjax.convert.verify import verify as _verify
 from samjax.models.config import Dtype, EverythingThresholds
 from samjax.models.params import describe, flatten
 
-__all__ = ["Conversion", "convert", "from_state_dict", "load_pth", "save_pth", "to_state_dict"]
+__all__ = [
+    "Conversion",
+    "convert",
+    "from_state_dict",
+    "load_huggingface",
+    "load_pth",
+    "load_safetensors",
+    "save_huggingface",
+    "save_pth",
+    "save_safetensors",
+    "to_state_dict",
+]
 
-Format = Literal["meta", "orbax"]
+Format = Literal["meta", "huggingface", "safetensors", "orbax"]
+
+_SAVE: dict[Format, Any] = {
+    "meta": save_pth,
+    "huggingface": save_huggingface,
+    "safetensors": save_safetensors,
+    "orbax": save_checkpoint,
+}
+_BY_SUFFIX: dict[str, Format] = {
+    ".pth": "meta",
+    ".pt": "meta",
+    ".safetensors": "safetensors",
+}
 
 
 class Conversion(NamedTuple):
     """What `convert` wrote. `model` is read back from the target; `report` is None if not asked."""
 
-    source: Path
-    target: Path
+    source: Path | str
+    target: Path | str
     format: Format
     model: Model
     report: Report | None
@@ -44,33 +74,36 @@ def convert(
 ) -> Conversion:
     """Reads whatever `samjax.load` reads and writes it to `target`, bit for bit.
 
-    `to` is "orbax" (a checkpoint directory) or "meta" (a `.pth` in Meta's names, or MobileSAM's);
-    without it, a target that ends in `.pth` or `.pt` is that. `dtype` is the parameters' type
-    there, if it is another.
-    `everything` are thresholds for the target to carry, beside those of the source; a `.pth` holds
-    arrays only and carries none. `verify` runs Meta's own model from the `.pth` of the two beside
-    the other one (`samjax.convert.verify`).
+    `to` is "orbax" (a checkpoint directory, also in a bucket), "meta" (a torch file in Meta's
+    names, which Ultralytics reads too, or in HQ-SAM's or MobileSAM's), "huggingface" (a folder for
+    `transformers.SamModel`) or "safetensors" (one file in the same names). Without it the name of
+    the target says it: `.pth` and `.pt` are Meta's, `.safetensors` is that, and a folder is Orbax.
+    `dtype` is the parameters' type there, if it is another. `everything` are thresholds for the
+    target to carry, beside those of the source; only "orbax" carries any. `verify` runs the
+    original model from the `.pth` of the two beside the other one (`samjax.convert.verify`).
 
-    Raises what `load`, `save_checkpoint`, `save_pth` and `verify` raise, and `ValueError` for
-    values that `dtype` cannot hold and thresholds that the target cannot carry.
+    Raises what `load`, `save_checkpoint`, `save_pth`, `save_huggingface` and `verify` raise, and
+    `ValueError` for values that `dtype` cannot hold and thresholds that the target cannot carry.
     """
-    path, target = locate(source), Path(target)
-    to = to or ("meta" if target.suffix in (".pth", ".pt") else "orbax")
-    if to not in ("meta", "orbax"):
-        raise ValueError(f"to is {to!r}; use 'orbax' or 'meta'.")
-    if everything and to == "meta":
-        raise ValueError(f"{target} is to be a .pth, which carries no thresholds for everything.")
-    pth = target if to == "meta" else path
-    if verify and to == "orbax" and not is_torch_file(path):
+    here = os.fspath(target) if is_in_a_bucket(target) else Path(target)
+    to = to or _BY_SUFFIX.get(Path(target).suffix, "orbax")
+    if to not in _SAVE:
+        raise ValueError(f"to is {to!r}; use one of {', '.join(map(repr, _SAVE))}.")
+    if to != "orbax" and is_in_a_bucket(target):
+        raise ValueError(f"{target} is in a bucket, where only Orbax folders are written.")
+    if everything and to != "orbax":
+        raise ValueError(f"{target} is to be {to!r}, which carries no thresholds for everything.")
+    path = str(source) if is_in_a_bucket(source) else make_ready(source)
+    pth = Path(target) if to == "meta" else path
+    if verify and to != "meta" and not (isinstance(pth, Path) and is_torch_file(pth)):
         raise ValueError(
             f"{path} is not a torch file and {target} will not be one either: there is no "
             "original to verify against."
         )
-    save = save_pth if to == "meta" else save_checkpoint
     model = _changed(load(source), dtype, everything or {})
-    save(target, model, overwrite=overwrite)
-    model = load(target) if verify and to == "orbax" else model
-    return Conversion(path, target, to, model, _verify(pth, model) if verify else None)
+    _SAVE[to](here, model, overwrite=overwrite)
+    model = load(here) if verify and to != "meta" else model
+    return Conversion(path, here, to, model, _verify(pth, model) if verify else None)
 
 
 def _changed(model: Model, dtype: Dtype | None, everything: Mapping[str, float]) -> Model:

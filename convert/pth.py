@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
 from samjax.checkpoint import Model, is_torch_file, starts_as_zip, write_beside
 from samjax.convert.state_dict import from_state_dict, to_state_dict
-from samjax.models.params import describe
+from samjax.models.params import describe, flatten
+from samjax.writing import check_target
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +38,22 @@ def load_pth(path: str | os.PathLike) -> Model:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if broken := [name for name, tensor in state_dict.items() if not tensor.isfinite().all()]:
-        warnings.warn(
-            f"{path} has weights that are NaN or infinite.\n{describe({'tensors': broken})}",
-            stacklevel=2,
-        )
+        _warn_not_finite(path, broken)
     return model
+
+
+def warn_if_not_finite(path: Path, model: Model) -> None:
+    """Names the arrays that have values which are NaN or infinite, by our names."""
+    broken = [name for name, x in flatten(model.params).items() if not jnp.isfinite(x).all()]
+    if broken:
+        _warn_not_finite(path, broken)
+
+
+def _warn_not_finite(path: str | os.PathLike, names: list[str]) -> None:
+    warnings.warn(
+        f"{path} has weights that are NaN or infinite.\n{describe({'tensors': names})}",
+        stacklevel=3,
+    )
 
 
 def save_pth(path: str | os.PathLike, model: Model, *, overwrite: bool = False) -> None:
@@ -51,13 +64,7 @@ def save_pth(path: str | os.PathLike, model: Model, *, overwrite: bool = False) 
     """
     torch = _import_torch()
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; overwrite=True (--overwrite) replaces it.")
-    if path.exists() and not is_torch_file(path):
-        raise FileExistsError(
-            f"{path} is not a torch file, so it is not replaced even with overwrite. Choose "
-            "another name, or remove it yourself."
-        )
+    check_target(path, "a torch file", ours=is_torch_file(path), overwrite=overwrite)
     state_dict = {name: to_torch(array) for name, array in to_state_dict(model).items()}
     with write_beside(path) as staged:
         torch.save(state_dict, staged)

@@ -20,13 +20,17 @@ OWN_MODEL = "nano, which comes with samjax"
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", "--checkpoint", help=f".pth file or Orbax folder (default: {OWN_MODEL})"
+        "--model",
+        "--checkpoint",
+        help="a model's name (samjax models lists them), a .pth or .safetensors file, an Orbax or "
+        f"Hugging Face folder (default: {OWN_MODEL})",
     )
 
 
 def load_model(source: str | None) -> "samjax.checkpoint.Model":
     """Loads, and says what. None is the package's own model."""
-    from samjax.checkpoint import NANO, load
+    from samjax.buckets import is_in_a_bucket
+    from samjax.checkpoint import NANO, load, make_ready
 
     if source is None:
         source = NANO
@@ -35,16 +39,21 @@ def load_model(source: str | None) -> "samjax.checkpoint.Model":
             "sam_vit_b_01ec64.pth for work",
             file=sys.stderr,
         )
+    if not is_in_a_bucket(source):
+        make_ready(source)  # a download has a bar of its own
     with waiting(f"loading {source}"):
         model = load(source)
     print(f"loaded {source}: {summary(model)}", flush=True)
     return model
 
 
-def model_path(source: str | None) -> Path:
+def model_path(source: str | None) -> Path | str:
     """Where it lies, as result folders record it."""
+    from samjax.buckets import is_in_a_bucket
     from samjax.checkpoint import NANO, locate
 
+    if source is not None and is_in_a_bucket(source):
+        return source
     return locate(NANO if source is None else source).resolve()
 
 

@@ -1,4 +1,4 @@
-"""`samjax convert`: checkpoints of Meta's to Orbax and back, and Orbax folders to others."""
+"""`samjax convert`: checkpoints of every known format to every other."""
 
 import argparse
 import sys
@@ -15,16 +15,27 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "convert",
         parents=[shared],
-        help="a checkpoint in Meta's format to Orbax, or back",
-        description="Converts a checkpoint bit for bit: a .pth file in Meta's format to an Orbax "
-        "folder, or the other way. The architecture is read from the file.",
+        help="a checkpoint of one format to another",
+        description="Converts a checkpoint bit for bit. The format of SOURCE and the architecture "
+        "are read from its content, the format of TARGET from its name.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a .pth file or a folder")
-    parser.add_argument("target", metavar="TARGET", help="what to write")
     parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a .pth or .safetensors file, an Orbax or Hugging Face folder, or a model's name",
+    )
+    parser.add_argument(
+        "target",
+        metavar="TARGET",
+        help="what to write: NAME.pth in Meta's format, NAME.safetensors, or an Orbax folder, "
+        "which may be in a bucket (gs://, s3://)",
+    )
+    parser.add_argument(
+        "--format",
         "--to",
-        choices=("meta", "orbax"),
-        help="format of TARGET; by default meta if it is *.pth or *.pt",
+        dest="to",
+        choices=("meta", "huggingface", "safetensors", "orbax"),
+        help="format of TARGET where its name does not say it, such as huggingface for a folder",
     )
     parser.add_argument(
         "--dtype",

@@ -29,7 +29,7 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         nargs="?",
-        help=f"a .pth file or an Orbax folder (default: {OWN_MODEL})",
+        help=f"a model's name, a file or a folder (default: {OWN_MODEL})",
     )
     parser.add_argument(
         "--no-memory",
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.model)
     for name, value in description(model).items():
         print(f"{name:<{_WIDTH}}{value}")
-    on_disk = _size_on_disk(model_path(args.model))
-    print(f"{'size on disk':<{_WIDTH}}{size_text(on_disk)}", flush=True)
+    if isinstance(path := model_path(args.model), Path):
+        print(f"{'size on disk':<{_WIDTH}}{size_text(_size_on_disk(path))}", flush=True)
     if args.no_memory:
         return 0
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), model)

@@ -141,7 +141,10 @@ def test_predicting_from_an_orbax_folder_needs_no_torch(checkpoint, draw, tmp_pa
 def test_the_program_is_installed(program):
     result = subprocess.run([*program, "info", "nowhere"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "samjax: error: There is no nowhere.\n"
+    assert result.stderr == (
+        "samjax: error: There is no nowhere. Nor is it a published model's name; `samjax models` "
+        "lists those.\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])

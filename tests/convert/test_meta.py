@@ -140,7 +140,7 @@ def test_the_flag_decides_where_the_name_does_not(tmp_path):
     assert (tmp_path / "b.pth").is_dir()
     assert convert(tmp_path / "b.pth", tmp_path / "c", to="meta").format == "meta"
     assert (tmp_path / "c").is_file()
-    with pytest.raises(ValueError, match="'onnx'; use 'orbax' or 'meta'"):
+    with pytest.raises(ValueError, match="'onnx'; use one of 'meta', 'huggingface'"):
         convert(tmp_path / "a.pth", tmp_path / "d", to="onnx")
 
 
