@@ -318,7 +318,7 @@ def test_peers_agree_with_meta_on_a_tiny_model(question, peer, tmp_path):
 @pytest.mark.slow
 def test_nano_finds_metas_records(tmp_path):
     picture = str(ROOT / "docs/dogs.jpg")
-    ours, meta = run("everything", tmp_path, picture, "--model", "nano", "--points-per-side", "5")
+    ours, meta = run("everything", tmp_path, picture, "--model", "nano", "--points-per-side", "8")
     assert ours["size"].startswith("nano trained") and "iou 0.35 stability 0.5" in ours["size"]
     assert int(ours["masks"]) == int(meta["masks"]) == int(ours["matched"]) >= 3
 
@@ -327,7 +327,7 @@ def test_nano_finds_metas_records(tmp_path):
 def test_the_curves_run_on_a_tiny_model(tmp_path):
     rows = run(
         "scaling", tmp_path, "--model", "tiny", "--prompts", "1", "66", "--pictures", "1", "2",
-        "--sides", "96", "--points-per-side", "2", "--most-prompts", "2",
+        "--sides", "512", "--most-prompts", "2",
         "--picture", str(tmp_path / "plot.png"),
     )  # fmt: skip
     points = [(row["curve"], row["value"], row["how"], row["contender"]) for row in rows]
@@ -337,7 +337,7 @@ def test_the_curves_run_on_a_tiny_model(tmp_path):
         ("pictures", "1", "together", "samjax"), ("pictures", "1", "together", "meta"),
         ("pictures", "2", "together", "samjax"), ("pictures", "2", "together", "meta"),
         ("pictures", "2", "one by one", "samjax"), ("pictures", "2", "one by one", "meta"),
-        ("sides", "96", "", "samjax"), ("sides", "96", "", "meta"),
+        ("sides", "512", "", "samjax"), ("sides", "512", "", "meta"),
     ]  # fmt: skip
     for row in rows:
         if row["contender"] == "samjax" and row["curve"] != "sides" and row["value"] != "66":
