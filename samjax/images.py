@@ -128,7 +128,7 @@ def _open(path: Path) -> Image.Image:
     return _decode(path, name=str(path), size=path.stat().st_size)
 
 
-def _decode(file: Path | IO[bytes], *, name: str, size: int) -> Image.Image:
+def _decode(file: Path | io.BytesIO, *, name: str, size: int) -> Image.Image:
     try:
         with Image.open(file) as picture:
             picture.load()

@@ -40,11 +40,11 @@ def name_pictures(
     raise ValueError(f"{names} cannot get folders of their own; give them to two runs")
 
 
-def next_folder(parent: str | os.PathLike[str], name: str) -> Path:
+def next_folder(parent: str | os.PathLike[str], name: str | os.PathLike[str]) -> Path:
     """The first of `name`, `name`2, `name`3, ... in `parent` that is not there or is empty."""
     number = 1
     while True:
-        folder = Path(parent, name if number == 1 else f"{name}{number}")
+        folder = Path(parent, name if number == 1 else f"{os.fspath(name)}{number}")
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return folder
         number += 1

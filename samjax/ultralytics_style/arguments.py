@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,8 +37,8 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 class Arguments:
     """All that can be asked of a prediction, but for its source and its prompts.
 
-    Thresholds that are None are the model's own, or Meta's. Raises `ValueError` for values that are
-    out of range.
+    Thresholds that are None are the model's own, or Meta's. `updated` makes them from what a user
+    gives, and checks it.
     """
 
     imgsz: int | Sequence[int] | None = None
@@ -74,31 +75,16 @@ class Arguments:
     show_conf: bool = True
     show_boxes: bool = True
     line_width: int | None = None
-    project: str | None = None
-    name: str | None = None
+    project: str | os.PathLike[str] | None = None
+    name: str | os.PathLike[str] | None = None
     exist_ok: bool = False
-
-    def __post_init__(self):
-        for name in ("conf", "iou", "conf_thres", "stability_score_thresh", "crop_nms_thresh"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 <= value <= 1):
-                raise ValueError(f"{name} is {value!r}; it has to be a number from 0 to 1.")
-        for name in ("vid_stride", "max_det", "points_stride", "points_batch_size",
-                     "crop_downscale_factor", "line_width"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and not (_is_whole(value) and value >= 1):
-                raise ValueError(f"{name} is {value!r}; it has to be a whole number of at least 1.")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is bool and not isinstance(value, bool | np.bool_):
-                raise ValueError(f"{field.name} is {value!r}; it has to be True or False.")
 
     def updated(self, values: Mapping[str, Any]) -> "Arguments":
         """With other values for some, by name.
 
         Documented arguments without a meaning here are taken, with a line in samjax's log where
         they ask for something that will not happen. Raises `TypeError` for a name that is not
-        documented, and `ValueError` for what cannot be done.
+        documented, and `ValueError` for a value that is out of range or cannot be done.
         """
         own = {field.name for field in dataclasses.fields(self)}
         for name, value in values.items():
@@ -110,6 +96,7 @@ class Arguments:
                 )
             if name not in own | _REFUSED.keys() | _NO_EFFECT.keys():
                 raise TypeError(_unknown(name, sorted(own | _REFUSED.keys() | _NO_EFFECT.keys())))
+            _check(name, value, self)
         return dataclasses.replace(self, **{n: v for n, v in values.items() if n in own})
 
     def for_everything(self) -> dict[str, Any]:
@@ -130,6 +117,29 @@ class Arguments:
             "crop_nms_thresh": self.crop_nms_thresh,
         }
         return given | {n: float(v) for n, v in thresholds.items() if v is not None}
+
+
+_SHARES = ("conf", "iou", "conf_thres", "stability_score_thresh", "crop_nms_thresh")
+_COUNTS = ("vid_stride", "max_det", "points_stride", "points_batch_size", "crop_downscale_factor",
+           "line_width")  # fmt: skip
+
+
+def _check(name: str, value: Any, defaults: Arguments) -> None:
+    default = getattr(defaults, name, None)
+    if value is None and default is None:
+        return
+    if name in _SHARES and not (_is_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name} is {value!r}; it has to be a number from 0 to 1.")
+    if name in _COUNTS and not (_is_whole(value) and value >= 1):
+        raise ValueError(f"{name} is {value!r}; it has to be a whole number of at least 1.")
+    if name == "crop_n_layers" and not (_is_whole(value) and value >= 0):
+        raise ValueError(f"{name} is {value!r}; it has to be a whole number of at least 0.")
+    if name in ("crop_overlap_ratio", "stability_score_offset") and not _is_number(value):
+        raise ValueError(f"{name} is {value!r}; it has to be a number.")
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it has to be True or False.")
+    if name in ("project", "name") and not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name} is {value!r}; it has to be the name of a folder.")
 
 
 def _is_number(value: object) -> bool:

@@ -99,7 +99,7 @@ def _labels(labels: Any, points: Any, rows: list[np.ndarray]) -> list[np.ndarray
         return [np.ones(length, np.int32) for length in lengths]
     if _is_ragged(points):
         expected = f"one list for each object, of {lengths} labels"
-        if np.ndim(labels) == 0 or len(labels) != len(rows):
+        if not hasattr(labels, "__len__") or len(labels) != len(rows):
             raise ValueError(f"labels are {labels!r}; these points need {expected}.")
         given = [_numbers("labels", row, expected) for row in labels]
         if [row.shape for row in given] != [(length,) for length in lengths]:
