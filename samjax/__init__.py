@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from samjax.checkpoint import Model, load, save_checkpoint
     from samjax.models import Sam, SamConfig
     from samjax.predictor import SamPredictor
+    from samjax.ultralytics_style import SAM, Predictor
 
 __all__ = [
+    "SAM",
     "Model",
+    "Predictor",
     "Sam",
     "SamAutomaticMaskGenerator",
     "SamConfig",
@@ -32,6 +35,8 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "Model": "checkpoint",
+    "Predictor": "ultralytics_style",
+    "SAM": "ultralytics_style",
     "Sam": "models",
     "SamAutomaticMaskGenerator": "automatic_mask_generator",
     "SamConfig": "models",

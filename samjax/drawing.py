@@ -33,6 +33,8 @@ def overlay(
     labels: Integer[np.ndarray, "N"] | None = None,
     alpha: float = 0.5,
     seed: int = 0,
+    box_texts: Sequence[str] = (),
+    line_width: int | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A picture to look at: masks in colour with an outline, prompts on top.
 
@@ -46,25 +48,34 @@ def overlay(
             all foreground when absent.
         alpha: opacity of the colours, from 0 to 1.
         seed: another seed, another set of colours. The n-th mask has the n-th colour.
+        box_texts: written beside the boxes, one for each, or none at all.
+        line_width: of outlines, in pixels; by the picture's size when absent.
 
     Raises:
         TypeError: a mask that is not boolean.
         ValueError: a mask of another size than the picture; labels of another number than the
             points, without points, or neither 0 nor 1; coordinates that are NaN or infinite;
-            `alpha` outside [0, 1].
+            `alpha` outside [0, 1]; texts of another number than the boxes; a line width below 1.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
+    if line_width is not None and line_width < 1:
+        raise ValueError(f"line_width is {line_width}; it has to be at least 1 pixel")
     owner, outlines = _claim_pixels(masks, image.shape[:2])
     colours = _palette(len(outlines), seed=seed)
     canvas = _tint(image, owner, colours, alpha=alpha)
 
-    width = _line_width(image.shape[:2])
+    width = line_width or _line_width(image.shape[:2])
     for outline in sorted(outlines, key=lambda outline: -outline.area):
         colour = tuple(int(c) for c in _lighten(colours[outline.colour]))
         cv2.drawContours(canvas, outline.contours, -1, colour, width, cv2.LINE_AA)
     if boxes is not None:
         _draw_boxes(canvas, _checked(boxes, name="boxes"), width=width + 1)
+    if len(box_texts):
+        corners = np.zeros((0, 2)) if boxes is None else boxes[:, :2]
+        if len(box_texts) != len(corners):
+            raise ValueError(f"{len(box_texts)} texts for {len(corners)} boxes")
+        _draw_texts(canvas, corners, box_texts, width=width)
     if points is not None:
         labels = _checked_labels(labels, len(points))
         _draw_points(canvas, _checked(points, name="points"), labels, radius=5 * width + 1)
@@ -159,6 +170,22 @@ def _draw_boxes(canvas: np.ndarray, boxes: Num[np.ndarray, "B 4"], *, width: int
     for x0, y0, x1, y1 in _fixed_point(boxes, canvas.shape[:2]).tolist():
         for colour, thickness in ((_RIM, width + 2), (_BOX, width)):
             cv2.rectangle(canvas, (x0, y0), (x1, y1), colour, thickness, cv2.LINE_AA, _SHIFT)
+
+
+def _draw_texts(
+    canvas: np.ndarray, corners: Num[np.ndarray, "N 2"], texts: Sequence[str], *, width: int
+) -> None:
+    """Dark on the boxes' colour, above the corner where there is room and below it elsewhere."""
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.35 + 0.1 * width
+    for (x, y), text in zip(corners.tolist(), texts, strict=True):
+        (across, up), below = cv2.getTextSize(text, font, scale, width)
+        left = max(0, min(round(x), canvas.shape[1] - across - 2))
+        bottom = max(round(y), up + below + 2)
+        cv2.rectangle(
+            canvas, (left, bottom - up - below - 2), (left + across + 2, bottom), _BOX, -1
+        )
+        place = (left + 1, bottom - below)
+        cv2.putText(canvas, text, place, font, scale, (0, 0, 0), width, cv2.LINE_AA)
 
 
 def _draw_points(

@@ -1,6 +1,7 @@
 """Pictures in, pictures out: the host side of every program."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -19,9 +20,12 @@ from samjax.drawing import overlay
 
 __all__ = [
     "PICTURE_SUFFIXES",
+    "decode_image",
     "list_images",
     "overlay",
+    "pillow_to_rgb",
     "read_image",
+    "write_image",
     "write_json",
     "write_png",
 ]
@@ -98,31 +102,56 @@ def read_image(
     return _to_rgb(_pixels(_open(path), name=str(path)), name=str(path))
 
 
+def decode_image(content: bytes, *, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture file that is in memory, as `read_image` reads one; `name` is for messages.
+
+    Raises ValueError as `read_image` does.
+    """
+    picture = _decode(io.BytesIO(content), name=name, size=len(content))
+    return _to_rgb(_pixels(picture, name=name), name=name)
+
+
+def pillow_to_rgb(picture: Image.Image, *, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """A Pillow picture by the rules that `read_image` has for files; `name` is for messages.
+
+    Raises ValueError as `read_image` does.
+    """
+    return _to_rgb(_pixels(_upright(picture), name=name), name=name)
+
+
 def _open(path: Path) -> Image.Image:
     """The first frame of a picture file, decoded and upright."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a picture; list_images lists a folder's")
     if not path.exists():
         raise FileNotFoundError(f"no such picture: {path}")
+    return _decode(path, name=str(path), size=path.stat().st_size)
+
+
+def _decode(file: Path | io.BytesIO, *, name: str, size: int) -> Image.Image:
     try:
-        with Image.open(path) as picture:
+        with Image.open(file) as picture:
             picture.load()
-            method = _UPRIGHT.get(_orientation(picture))
-            return picture.copy() if method is None else picture.transpose(method)
+            return _upright(picture)
     except UnidentifiedImageError as error:
-        what = "an empty file" if path.stat().st_size == 0 else "not a picture that Pillow can read"
-        raise ValueError(f"{path} is {what}") from error
+        what = "an empty file" if size == 0 else "not a picture that Pillow can read"
+        raise ValueError(f"{name} is {what}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
-            f"{path} is too large: Pillow guards against decompression bombs ({error}). "
+            f"{name} is too large: Pillow guards against decompression bombs ({error}). "
             "If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
     except PermissionError:
         raise
     except _DAMAGED as error:
         raise ValueError(
-            f"{path} cannot be decoded; it may be truncated or damaged ({error})"
+            f"{name} cannot be decoded; it may be truncated or damaged ({error})"
         ) from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    method = _UPRIGHT.get(_orientation(picture))
+    return picture.copy() if method is None else picture.transpose(method)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -242,6 +271,23 @@ def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
         )
     with _replacing(path) as file:
         Image.fromarray(np.ascontiguousarray(array)).save(file, format="PNG")
+
+
+def write_image(path: str | os.PathLike[str], array: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Write an RGB picture in the format of the name's suffix, whole or not at all.
+
+    Raises ValueError for a suffix that Pillow writes no pictures to, and the OSError of its kind,
+    naming the folder, when the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    known = Image.registered_extensions()
+    if known.get(suffix) not in Image.SAVE:
+        raise ValueError(
+            f"{path} ends in {suffix or 'no suffix'}, which is no picture format to write; use "
+            ".jpg or .png"
+        )
+    with _replacing(path) as file:
+        Image.fromarray(np.ascontiguousarray(array)).save(file, format=known[suffix])
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

@@ -40,6 +40,16 @@ def name_pictures(
     raise ValueError(f"{names} cannot get folders of their own; give them to two runs")
 
 
+def next_folder(parent: str | os.PathLike[str], name: str | os.PathLike[str]) -> Path:
+    """The first of `name`, `name`2, `name`3, ... in `parent` that is not there or is empty."""
+    number = 1
+    while True:
+        folder = Path(parent, name if number == 1 else f"{os.fspath(name)}{number}")
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return folder
+        number += 1
+
+
 def _picture(path: Path, relative: PurePosixPath, step: int) -> Picture:
     if step < 2:
         name = relative.with_name(relative.stem) if step == 0 else relative

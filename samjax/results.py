@@ -44,6 +44,13 @@ _OURS = re.compile(r"annotations\.json|metadata\.csv|overlay\.png|\d+\.png|\d+_l
 _PARTIAL = re.compile(r"\..*\.partial")
 
 
+COCO_HEAD: dict[str, Any] = {
+    "info": {"description": "Masks by samjax"},
+    "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
+}
+"""All of a COCO file but its images and annotations."""
+
+
 class Run(NamedTuple):
     """An output folder and what fills it. `id` tells its results from those of earlier runs."""
 
@@ -177,16 +184,12 @@ def write_coco(run: Run) -> tuple[int, int]:
     The old file stays until the new one is whole. One picture's masks are in memory at a time.
     """
     found = sorted(_finished(run), key=lambda item: item[0])
-    head = {
-        "info": {"description": "Masks by samjax"},
-        "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
-    }
     with write_beside(run.folder / _COCO) as path, path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(head)[:-1] + ', "images": [')
-        _write_items(file, (_coco_image(image) for _, image in found))
+        file.write(json.dumps(COCO_HEAD)[:-1] + ', "images": [')
+        _write_items(file, (coco_image(image) for _, image in found))
         file.write('], "annotations": [')
         items = (
-            _coco_annotation(image, annotation)
+            coco_annotation(image, annotation)
             for folder, image in found
             for annotation in (_read(folder) or {}).get("annotations", ())
         )
@@ -293,11 +296,15 @@ def _write_metadata(file: IO[str], records: Sequence[Mapping[str, Any]]) -> None
         writer.writerow([i, record["area"], *record["bbox"], *point, *scores, *record["crop_box"]])
 
 
-def _coco_image(image: dict[str, Any]) -> dict[str, Any]:
+def coco_image(image: Mapping[str, Any]) -> dict[str, Any]:
+    """From `image_id`, `width`, `height` and `file_name`, as annotations.json has them."""
     return {"id": image["image_id"]} | {k: image[k] for k in ("width", "height", "file_name")}
 
 
-def _coco_annotation(image: dict[str, Any], annotation: dict[str, Any]) -> dict[str, Any]:
+def coco_annotation(image: Mapping[str, Any], annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """From one of the generator's records with a compressed RLE; the stability score may be
+    missing. It has no `id` yet."""
+    scores = ("predicted_iou", "stability_score")
     return {
         "image_id": image["image_id"],
         "category_id": 1,
@@ -306,8 +313,7 @@ def _coco_annotation(image: dict[str, Any], annotation: dict[str, Any]) -> dict[
         "bbox": coco.toBbox(annotation["segmentation"]).tolist(),
         "iscrowd": 0,
         "score": annotation["predicted_iou"],
-        "predicted_iou": annotation["predicted_iou"],
-        "stability_score": annotation["stability_score"],
+        **{name: annotation[name] for name in scores if name in annotation},
     }
 
 

@@ -332,7 +332,7 @@ def test_a_coco_file_that_fails_leaves_the_old_one(out, pictures, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(results, "_coco_annotation", full)
+    monkeypatch.setattr(results, "coco_annotation", full)
     with pytest.raises(OSError, match="No space left"):
         results.write_coco(run)
     assert (out / "coco.json").read_bytes() == before

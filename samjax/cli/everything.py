@@ -218,14 +218,11 @@ def _device(platform: str | None):
     """Makes that platform's first device JAX's default."""
     import jax
 
-    if platform is None:
-        yield
-        return
+    from samjax.devices import find_device
+
     try:
-        device = jax.devices(platform)[0]
-    except RuntimeError:
-        raise ValueError(
-            f"--device {platform}: JAX finds none here, only {jax.default_backend()}"
-        ) from None
+        device = find_device(platform)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
     with jax.default_device(device):
         yield

@@ -1,4 +1,4 @@
-"""`samjax predict`: masks of the objects that points and boxes show."""
+"""`samjax predict`: masks of the objects that points and boxes show, or of everything."""
 
 import argparse
 from pathlib import Path
@@ -9,6 +9,9 @@ from tqdm import tqdm
 
 from samjax.cli.common import add_model, load_model, model_path
 from samjax.cli.progress import waiting
+
+PROJECT, NAME = "runs/segment", "predict"
+"""Where results go when no folder is named: a new one, with a number from the second on."""
 
 STABILITY_OFFSET = 1.0
 """In logits, as the generator's default."""
@@ -21,7 +24,8 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         help="masks of what points and boxes show",
         description="Masks of one picture. All points belong to one object, and so does a box "
         "that is given with them; several boxes without points are an object each. Coordinates "
-        "are in pixels of the picture.",
+        "are in pixels of the picture. Without points and boxes: all masks of the picture, as "
+        "samjax everything finds them.",
     )
     parser.add_argument("image", metavar="IMAGE", help="a picture")
     add_model(parser)
@@ -69,7 +73,11 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write low-resolution logits for --mask-input, ID_low_res.npy",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help=f"folder for the results (default: {PROJECT}/{NAME}, {NAME}2, ...)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace results in the folder")
     parser.set_defaults(run=run)
 
@@ -77,7 +85,7 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from samjax import results
     from samjax.images import read_image
-    from samjax.predictor import SamPredictor
+    from samjax.naming import next_folder
 
     prompts = _prompts(args)
     settings = {"command": "predict", "model": str(model_path(args.model))}
@@ -85,19 +93,16 @@ def run(args: argparse.Namespace) -> int:
     image = read_image(args.image)
     _check(prompts, image.shape[:2])
     output = results.open_run(
-        args.output, settings, pictures, overwrite=args.overwrite, resumable=False
+        args.output or next_folder(PROJECT, NAME),
+        settings,
+        pictures,
+        overwrite=args.overwrite,
+        resumable=False,
     )
-
-    predictor = SamPredictor(load_model(args.model))
-    with waiting(f"encoding {args.image}"):
-        predictor.set_image(image)
-    multimask = _is_one_point(prompts) if args.multimask is None else args.multimask
-    records, low_res_masks = [], []
-    for prompt in tqdm(prompts, unit="object", delay=2, disable=len(prompts) < 2):
-        for record, low_res in _masks(predictor, prompt, multimask, every=args.all_masks):
-            records.append(record)
-            low_res_masks.append(low_res)
-
+    model = load_model(args.model)
+    records, low_res_masks = (
+        _found(model, image, prompts, args) if prompts else (_everything(model, image), [])
+    )
     results.begin(output)
     folder = results.write_picture(
         output,
@@ -105,8 +110,8 @@ def run(args: argparse.Namespace) -> int:
         image,
         records,
         low_res_masks=low_res_masks if args.save_logits else (),
-        points=prompts[0].get("point_coords"),
-        labels=prompts[0].get("point_labels"),
+        points=prompts[0].get("point_coords") if prompts else None,
+        labels=prompts[0].get("point_labels") if prompts else None,
         boxes=np.array(args.box) if args.box else None,
     )
     results.write_coco(output)
@@ -117,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompts(args: argparse.Namespace) -> list[dict[str, np.ndarray]]:
-    """Arguments of `SamPredictor.predict` for each object."""
+    """Arguments of `SamPredictor.predict` for each object; none for everything."""
     wrong = next((point for point in args.point if len(point) not in (2, 3)), None)
     if wrong:
         raise ValueError(f"--point has {len(wrong)} numbers {wrong}; give X Y or X Y LABEL")
@@ -132,7 +137,14 @@ def _prompts(args: argparse.Namespace) -> list[dict[str, np.ndarray]]:
             "they belong: give one --box with them, or run once for each object"
         )
     if not (args.point or args.box or args.mask_input):
-        raise ValueError("there is no prompt; give --point X Y, --box X1 Y1 X2 Y2 or --mask-input")
+        given = {"--multimask": args.multimask, "--single": args.multimask is False,
+                 "--all-masks": args.all_masks, "--save-logits": args.save_logits}  # fmt: skip
+        if idle := [flag for flag, is_given in given.items() if is_given]:
+            raise ValueError(
+                f"{idle[0]} is for an object that is shown; give --point X Y, --box X1 Y1 X2 Y2 or "
+                "--mask-input, or leave it out for everything"
+            )
+        return []
     if len(args.box) > 1:
         return [{"box": np.array(box)} for box in args.box]
     prompt = {}
@@ -165,6 +177,31 @@ def _check(prompts: list[dict[str, np.ndarray]], size: tuple[int, int]) -> None:
             check_points(prompt["point_coords"], prompt["point_labels"], size)
         if "box" in prompt:
             check_box(prompt["box"], size)
+
+
+def _everything(model: Any, image: np.ndarray) -> list[dict[str, Any]]:
+    from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
+
+    generator = SamAutomaticMaskGenerator(model, output_mode="coco_rle", progress=True)
+    return generator.generate(image)
+
+
+def _found(
+    model: Any, image: np.ndarray, prompts: list[dict[str, np.ndarray]], args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Records of the objects that are shown, and low-resolution logits."""
+    from samjax.predictor import SamPredictor
+
+    predictor = SamPredictor(model)
+    with waiting(f"encoding {args.image}"):
+        predictor.set_image(image)
+    multimask = _is_one_point(prompts) if args.multimask is None else args.multimask
+    records, low_res_masks = [], []
+    for prompt in tqdm(prompts, unit="object", delay=2, disable=len(prompts) < 2):
+        for record, low_res in _masks(predictor, prompt, multimask, every=args.all_masks):
+            records.append(record)
+            low_res_masks.append(low_res)
+    return records, low_res_masks
 
 
 def _is_one_point(prompts: list[dict[str, np.ndarray]]) -> bool:

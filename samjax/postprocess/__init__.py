@@ -20,10 +20,12 @@ from samjax.postprocess.masks import (
     stability_score,
     upscale_masks,
 )
+from samjax.postprocess.polygons import mask_to_polygon
 from samjax.postprocess.regions import remove_small_regions
 from samjax.postprocess.rle import (
     Rle,
     area_from_rle,
+    box_from_rle,
     coco_encode_rle,
     compress_mask,
     mask_to_rle,
@@ -36,6 +38,7 @@ __all__ = [
     "area_from_rle",
     "axis_weights",
     "box_area",
+    "box_from_rle",
     "box_xyxy_to_xywh",
     "build_all_layer_point_grids",
     "build_point_grid",
@@ -43,6 +46,7 @@ __all__ = [
     "compress_mask",
     "generate_crop_boxes",
     "is_box_near_crop_edge",
+    "mask_to_polygon",
     "mask_to_rle",
     "masks_to_boxes",
     "nms",

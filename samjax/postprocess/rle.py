@@ -7,7 +7,7 @@ zeros (0 where the first pixel is set). Compressed, it is a string of pycocotool
 from typing import TypedDict
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from pycocotools import mask as coco
 
 
@@ -68,6 +68,13 @@ def rle_to_mask(rle: Rle) -> Bool[np.ndarray, "H W"]:
 def area_from_rle(rle: Rle) -> int:
     """The number of pixels set, of either form (reference: `amg.area_from_rle`)."""
     return sum(_runs(rle)[1::2])
+
+
+def box_from_rle(rle: Rle) -> Int[np.ndarray, "4"]:
+    """(x0, y0, x1, y1) from the first to the last pixel of a compressed mask, zeros for an empty
+    one (reference: `amg.batched_mask_to_box`)."""
+    x, y, width, height = coco.toBbox(rle).astype(np.int64)
+    return np.array([x, y, x + max(width - 1, 0), y + max(height - 1, 0)])
 
 
 def coco_encode_rle(rle: Rle) -> Rle:

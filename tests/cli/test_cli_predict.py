@@ -132,7 +132,9 @@ def test_results_are_not_replaced_unasked(predict, out, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ([], "there is no prompt; give --point"),
+        (["--all-masks"], "--all-masks is for an object that is shown; give --point"),
+        (["--single"], "--single is for an object that is shown"),
+        (["--save-logits"], "--save-logits is for an object"),
         (["--point", 1], "--point has 1 numbers"),
         (["--point", 1, 2, 1, 5], "--point has 4 numbers"),
         (["--point", 1, 2, 3], "LABEL of a --point is 3"),
