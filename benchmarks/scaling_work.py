@@ -128,18 +128,18 @@ def samjax_sides(args: argparse.Namespace) -> Callable[[], list[dict]]:
 
     from samjax import inference
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
-    from samjax.predictor import Picture
+    from samjax.embeddings import Picture, Prepared
 
     model = contenders.load_samjax(args)
     generator = _generator(args, SamAutomaticMaskGenerator, model)
     features = jax.device_put(_embedding(args).transpose(0, 2, 3, 1))
-    size, inside = (args.value,) * 2, (model.config.image_size,) * 2
 
-    def set_encoded(image: Any) -> None:
+    def encode(prepared: Prepared) -> Picture:
+        _, size, inside, pixels = prepared
         upscaler = inference.Upscaler(model.config, inside, size)
-        generator.predictor._picture = Picture(features, size, inside, upscaler)
+        return Picture(features, size, inside, upscaler, pixels)
 
-    generator.predictor.set_image = set_encoded
+    generator.predictor.encode = encode
     return _everything(generator, args)
 
 

@@ -1,6 +1,7 @@
 """Segment everything in a picture (appendix B; reference: `SamAutomaticMaskGenerator`)."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from samjax.everything.ahead import OneAhead
 from samjax.everything.crops import Filters
 from samjax.everything.grids import make_point_grids
 from samjax.everything.masks import OUTPUT_MODES, records, without_small_regions
-from samjax.everything.pictures import Found, Source, Work, segment_pictures
+from samjax.everything.pictures import Encoded, Found, Source, Work, segment_pictures
 from samjax.predictor import SamPredictor
 
 
@@ -118,14 +119,21 @@ class SamAutomaticMaskGenerator:
         self.output_mode = output_mode
         self.progress = progress
 
-    def generate(self, image: Source) -> list[dict[str, Any]]:
+    def generate(
+        self, image: Source, *, embedding: str | os.PathLike[str] | None = None
+    ) -> list[dict[str, Any]]:
         """Segments everything in a picture: a file, or an array as `SamPredictor.set_image` takes.
+
+        `embedding` is a file that `SamPredictor.save_embedding` wrote for it: the picture as a
+        whole is not encoded again, its crops are. Raises `ValueError` where it is of another
+        picture or model.
 
         Returns one record for each mask: `segmentation` ((H, W) bool or an RLE), `area` in pixels,
         `bbox` (x, y, width, height), `predicted_iou`, `point_coords` [[x, y]] that was clicked,
         `stability_score`, and `crop_box` (x, y, width, height) of the crop it was found in.
         """
-        with contextlib.closing(self._segment([image], lambda: None)) as found:
+        one_picture = image if embedding is None else Encoded(image, embedding)
+        with contextlib.closing(self._segment([one_picture], lambda: None)) as found:
             (one,) = found
         if isinstance(one, Exception):
             raise one
@@ -160,7 +168,7 @@ class SamAutomaticMaskGenerator:
                 yield one
 
     def _segment(
-        self, images: Iterable[Source], after_batch: Callable[[], object]
+        self, images: Iterable[Source | Encoded], after_batch: Callable[[], object]
     ) -> Generator[Segmented | Exception, None, None]:
         filters = Filters(
             self.pred_iou_thresh, self.stability_score_thresh, self.stability_score_offset,

@@ -3,38 +3,20 @@
 import functools
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from samjax import inference, prompts
+from samjax import embeddings, inference, prompts
 from samjax.checkpoint import Model, load
+from samjax.embeddings import Picture, Prepared, pixels_digest
 from samjax.images import read_image
 from samjax.transforms import ResizeLongestSide, normalize_and_pad
 from samjax.types import HqEmbeddings, Predictions
 
 MAX_PROMPTS = 64
 """Prompts decoded in one call of the compiled code; more go in several calls."""
-
-
-class Prepared(NamedTuple):
-    """A picture on the host, as the image encoder takes it, and its sizes as in `Picture`."""
-
-    batch: Float[np.ndarray, "1 S S 3"]
-    original_size: tuple[int, int]
-    input_size: tuple[int, int]
-
-
-class Picture(NamedTuple):
-    """What the predictor keeps of a picture: its embedding (of an HQ model, with HQ features), and
-    the sizes (height, width) of the picture as it was given and as it was resized for the model."""
-
-    features: Float[Array, "1 h w D"] | HqEmbeddings
-    original_size: tuple[int, int]
-    input_size: tuple[int, int]
-    upscaler: inference.Upscaler
 
 
 Masks = Bool[np.ndarray, "... H W"] | Float[np.ndarray, "... H W"]
@@ -114,14 +96,51 @@ class SamPredictor:
         batch = normalize_and_pad(
             resized, config.image_size, pixel_mean=config.pixel_mean, pixel_std=config.pixel_std
         )[None]
-        return Prepared(batch, pixels.shape[:2], resized.shape[:2])
+        return Prepared(batch, pixels.shape[:2], resized.shape[:2], pixels_digest(pixels))
 
     def encode(self, prepared: Prepared) -> Picture:
         """Sends a picture through the image encoder, and does not wait for it."""
         config = self.model.config
         features = inference.encode_images(self.model.params, prepared.batch, config=config)
         upscaler = inference.Upscaler(config, prepared.input_size, prepared.original_size)
-        return Picture(features, prepared.original_size, prepared.input_size, upscaler)
+        return Picture(
+            features, prepared.original_size, prepared.input_size, upscaler, prepared.pixels
+        )
+
+    def save_embedding(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes the embedding of the picture that is set to a file, for `load_embedding` and
+        `SamAutomaticMaskGenerator.generate(..., embedding=...)`.
+
+        Safetensors, in the type that it was computed in: 4 MB for Meta's models in float32. Raises
+        `RuntimeError` when no picture is set, `FileExistsError` where there is a file already and
+        `overwrite` is not given (with it only an embedding is replaced), and `OSError`.
+        """
+        embeddings.write_embedding(path, self.picture, self._encoder_digest, overwrite=overwrite)
+
+    def load_embedding(
+        self,
+        path: str | os.PathLike[str],
+        image: str | os.PathLike[str] | np.ndarray | None = None,
+        image_format: str = "RGB",
+    ) -> None:
+        """Sets the picture whose embedding `save_embedding` wrote; the image encoder does not run.
+
+        With `image` it is also made sure that it is this picture's. Should anything fail, the
+        picture that was set before stays set. Raises `FileNotFoundError`, and `ValueError` for
+        another model or picture and for a file that is damaged or no embedding.
+        """
+        pixels = None if image is None else read_image(image, image_format=image_format)
+        self._picture = self.read_embedding(path, pixels)
+
+    def read_embedding(
+        self, path: str | os.PathLike[str], pixels: UInt8[np.ndarray, "H W 3"] | None = None
+    ) -> Picture:
+        """What `load_embedding` sets; the predictor stays as it is."""
+        return embeddings.read_embedding(path, self.model.config, self._encoder_digest, pixels)
+
+    @functools.cached_property
+    def _encoder_digest(self) -> str:
+        return embeddings.encoder_digest(self.model)
 
     def get_image_embedding(self) -> Float[np.ndarray, "1 D h w"]:
         """The picture's embedding, channels first as the reference returns it.

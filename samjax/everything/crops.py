@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 
 from samjax import inference
 from samjax.checkpoint import Model
+from samjax.embeddings import Picture
 from samjax.everything.ahead import BegunEarly
 from samjax.everything.masks import Masks
 from samjax.postprocess import compress_mask, is_box_near_crop_edge, nms, uncrop_mask
-from samjax.predictor import Picture
 from samjax.transforms import ResizeLongestSide
 from samjax.types import PointLabel, Predictions, Prompts
 

@@ -15,15 +15,23 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
+from samjax.embeddings import Picture, Prepared
 from samjax.everything.ahead import BegunEarly, OneAhead
 from samjax.everything.crops import Crop, Filters, segment_crop
 from samjax.everything.masks import Masks
 from samjax.images import read_image
 from samjax.postprocess import box_area, generate_crop_boxes, nms
-from samjax.predictor import Picture, Prepared, SamPredictor
+from samjax.predictor import SamPredictor
 
 Source = str | os.PathLike[str] | np.ndarray
 """A picture: a file, or an array as `SamPredictor.set_image` takes."""
+
+
+class Encoded(NamedTuple):
+    """A picture, and the file that has its embedding (`SamPredictor.save_embedding`)."""
+
+    image: Source
+    embedding: str | os.PathLike[str]
 
 
 class Work(NamedTuple):
@@ -47,17 +55,18 @@ class Found(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A crop that is ready for the encoder; `last` of its picture, which takes `batches`."""
+    """A crop that is ready for the encoder, or has been through it; `last` of its picture, which
+    takes `batches`."""
 
     image: UInt8[np.ndarray, "H W 3"]
     crop: Crop
-    prepared: Prepared
+    prepared: Prepared | Picture
     last: bool
     batches: int
 
 
 def segment_pictures(
-    work: Work, images: Iterable[Source], after_batch: Callable[[], object]
+    work: Work, images: Iterable[Source | Encoded], after_batch: Callable[[], object]
 ) -> Generator[Found | Exception, None, None]:
     """What is in each picture, or what went wrong with it, in the order given.
 
@@ -127,11 +136,13 @@ def _without_duplicates(work: Work, found: list[Masks]) -> Masks:
     return masks
 
 
-def _prepared(work: Work, images: Iterable[Source]) -> Generator[_Part | Exception, None, None]:
+def _prepared(
+    work: Work, images: Iterable[Source | Encoded]
+) -> Generator[_Part | Exception, None, None]:
     """The crops of every picture, resized and normalized. An exception ends its picture."""
     for source in images:
         try:
-            image = read_image(source)
+            image = read_image(source.image if isinstance(source, Encoded) else source)
             size = image.shape[:2]
             boxes, layers = generate_crop_boxes(size, work.crop_n_layers, work.crop_overlap_ratio)
             grids = [work.point_grids[layer] for layer in layers]
@@ -142,7 +153,11 @@ def _prepared(work: Work, images: Iterable[Source]) -> Generator[_Part | Excepti
         for i, (box, grid) in enumerate(zip(boxes, grids, strict=True)):
             x0, y0, x1, y1 = box
             try:
-                prepared = work.predictor.prepare(image[y0:y1, x0:x1])
+                prepared: Prepared | Picture
+                if isinstance(source, Encoded) and i == 0:  # The first crop is the whole picture.
+                    prepared = work.predictor.read_embedding(source.embedding, image)
+                else:
+                    prepared = work.predictor.prepare(image[y0:y1, x0:x1])
             except Exception as error:
                 yield error
                 break
@@ -162,7 +177,11 @@ def _encoded(
             continue
         if not failed:
             try:
-                picture = predictor.encode(part.prepared)
+                picture = (
+                    part.prepared
+                    if isinstance(part.prepared, Picture)
+                    else predictor.encode(part.prepared)
+                )
             except Exception as error:
                 yield error
                 failed = True

@@ -5,8 +5,11 @@ a list. The dotted name of `params["image_encoder"]["blocks"][0]["norm1"]["scale
 `image_encoder.blocks.0.norm1.scale`.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 Params = dict[Any, Any]
 
@@ -60,3 +63,13 @@ def describe(groups: Mapping[str, Sequence[str]], *, limit: int = 12) -> str:
             if len(entries) > limit:
                 lines.append(f"  ... and {len(entries) - limit} more")
     return "\n".join(lines)
+
+
+def fingerprint(leaves: Mapping[str, Any]) -> str:
+    """SHA-256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(leaves):
+        array = np.asarray(leaves[name])
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()

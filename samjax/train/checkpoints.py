@@ -1,6 +1,5 @@
 """A run's checkpoints: what is trained, optimizer, step, random state, loader's position."""
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -8,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from samjax.models.config import SamConfig
+from samjax.models.params import fingerprint
 from samjax.train.parameters import Leaves
 from samjax.train.run_config import RunConfig
 from samjax.train.step import TrainState
@@ -157,16 +156,6 @@ class Checkpoints:
             if last != step:
                 shutil.rmtree(self.folder / str(step), ignore_errors=True)
         self._manager = self._open()
-
-
-def fingerprint(leaves: Leaves) -> str:
-    """SHA-256 over names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(leaves):
-        array = np.asarray(leaves[name])
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def _saved(state: TrainState) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from tqdm import tqdm
 from samjax import inference
 from samjax.checkpoint import Model, write_beside
 from samjax.datasets import BadRecordError, Source
-from samjax.models.params import flatten
-from samjax.train.checkpoints import fingerprint
+from samjax.embeddings import encoder_digest
 from samjax.train.examples import ExampleSettings, fitted_image
 from samjax.types import HqEmbeddings
 
@@ -30,16 +29,12 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: Path, model: Model):
-        config = model.config
-        if config.hq:
+        if model.config.hq:
             raise ValueError(
                 "embeddings of an HQ model cannot be kept: its decoder takes features from early "
                 "in the image encoder too; train it without embedding_cache"
             )
-        leaves = flatten({"image_encoder": model.params["image_encoder"]})
-        described = f"{config.image_encoder} {config.pixel_mean} {config.pixel_std} {config.dtype}"
-        digest = hashlib.sha256((fingerprint(leaves) + described).encode()).hexdigest()
-        self.folder = Path(folder) / digest[:32]
+        self.folder = Path(folder) / encoder_digest(model)[:32]
 
     def path(self, picture: Path) -> Path:
         digest = hashlib.sha256(picture.read_bytes()).hexdigest()
