@@ -22,7 +22,7 @@ def write_video(path, count=6, codec="mp4v"):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (64, 48))
     assert writer.isOpened()
     for i in range(count):
-        writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
+        writer.write(np.full((48, 64, 3), 40 * i % 256, np.uint8))
     writer.release()
     return path
 
