@@ -12,32 +12,33 @@ if TYPE_CHECKING:
     from segment_anything.modeling import Sam as ReferenceSam
 
 PUBLISHED_GRID = 64
-"""Side of the only embedding that MobileSAM's encoder is written for."""
+"""Side of the only embedding that MobileSAM's encoder is written for, and HQ-SAM's copy of it."""
 
 
 def build_reference(config: SamConfig) -> "ReferenceSam":
     """Meta's `Sam` of the same architecture, or HQ-SAM's or MobileSAM's, with its own initial
     weights, float32, on the CPU.
 
-    MobileSAM's attention adds a copy of its biases that it makes in `eval()`: call that again after
+    TinyViT's attention adds a copy of its biases that it makes in `eval()`: call that again after
     the weights are changed. Raises `ImportError` that says what to install where the package is
     missing, and `ValueError` for an image encoder that no package has.
     """
     encoder = config.image_encoder
-    if isinstance(encoder, ImageEncoderViTConfig) and config.hq:
-        modeling = _modeling("segment_anything_hq", "HQ-SAM's package", "segment-anything-hq timm")
-        image_encoder = _vit(modeling, encoder)
-    elif isinstance(encoder, ImageEncoderViTConfig):
-        modeling = _modeling("segment_anything", "Meta's package", "segment-anything")
-        image_encoder = _vit(modeling, encoder)
-    elif isinstance(encoder, TinyViTConfig) and not config.hq:
-        modeling = _modeling("mobile_sam", "MobileSAM's package", "mobilesam-mirror timm")
-        image_encoder = _tiny_vit(modeling, encoder)
-    else:
+    if not isinstance(encoder, ImageEncoderViTConfig | TinyViTConfig):
         raise ValueError(
-            "Meta's package and HQ-SAM's have ViT image encoders only here, and MobileSAM's its "
-            f"TinyViT; there is no original to compare a model with an {type(encoder).__name__} to."
+            "Meta's, HQ-SAM's and MobileSAM's packages have ViT and TinyViT image encoders; there "
+            f"is no original to compare a model with an {type(encoder).__name__} to."
         )
+    if config.hq:
+        modeling = _modeling("segment_anything_hq", "HQ-SAM's package", "segment-anything-hq timm")
+    elif isinstance(encoder, TinyViTConfig):
+        modeling = _modeling("mobile_sam", "MobileSAM's package", "mobilesam-mirror timm")
+    else:
+        modeling = _modeling("segment_anything", "Meta's package", "segment-anything")
+    if isinstance(encoder, TinyViTConfig):
+        image_encoder = _tiny_vit(modeling, encoder, hq=config.hq)
+    else:
+        image_encoder = _vit(modeling, encoder)
     prompt_encoder = modeling.PromptEncoder(
         embed_dim=config.embed_dim,
         image_embedding_size=(encoder.grid_size, encoder.grid_size),
@@ -110,25 +111,31 @@ def _ratio(width: int, mlp_width: int) -> float:
     return (mlp_width + 0.5) / width
 
 
-def _tiny_vit(modeling: Any, encoder: TinyViTConfig) -> "torch.nn.Module":
-    """The package's, which knows by its width where a merge keeps the grid, and which is written
-    for pictures of 1024 pixels: for others its own layers are called here."""
+def _tiny_vit(modeling: Any, encoder: TinyViTConfig, *, hq: bool) -> "torch.nn.Module":
+    """MobileSAM's, or HQ-SAM's that also hands out what leaves the second stage.
+
+    Both know by its width where a merge keeps the grid, and are written for pictures of 1024
+    pixels: for others their own layers are called here.
+    """
     import torch
 
     keep_the_grid = [width in (320, 448, 576) for width in encoder.widths[1:]]
     if keep_the_grid != [False, False, True] or encoder.out_channels != 256:
         raise ValueError(
-            "MobileSAM's package has TinyViTs whose last stage alone is 320, 448 or 576 channels "
-            f"wide, and embeddings of 256; there is no original to compare {encoder} to."
+            "MobileSAM's package and HQ-SAM's have TinyViTs whose last stage alone is 320, 448 or "
+            "576 channels wide, and embeddings of 256; there is no original to compare "
+            f"{encoder} to."
         )
 
     class AnySize(modeling.TinyViT):
-        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        def forward_features(self, x: torch.Tensor) -> Any:
             x = self.patch_embed(x)
+            grids = []
             for stage in self.layers:
                 x = stage(x)
-            grid = encoder.grid_size
-            return self.neck(x.view(len(x), grid, grid, -1).permute(0, 3, 1, 2))
+                grids.append(x.unflatten(1, (int(x.shape[1] ** 0.5), -1)))
+            embeddings = self.neck(grids[-1].permute(0, 3, 1, 2))
+            return (embeddings, [grids[1]]) if hq else embeddings
 
     published = encoder.grid_size == PUBLISHED_GRID
     return (modeling.TinyViT if published else AnySize)(

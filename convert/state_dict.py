@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from samjax.checkpoint import Model
-from samjax.convert.key_maps.hq import HQ
+from samjax.convert.key_maps.hq import HQ, HQ_TINY_VIT
 from samjax.convert.key_maps.huggingface import (
     HUGGINGFACE,
     POSITIONAL,
@@ -28,6 +28,7 @@ _WHOSE = {
     META: "Meta's",
     HQ: "HQ-SAM's",
     MOBILE_SAM: "MobileSAM's",
+    HQ_TINY_VIT: "HQ-SAM's TinyViT's",
     HUGGINGFACE: "Hugging Face's",
 }
 _TABLES = tuple(_WHOSE)

@@ -1,11 +1,13 @@
 """Models by name: fetched once from a local server, converted once, kept in the cache folder."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import urllib.parse
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from samjax.checkpoint import Model, load, locate, save_checkpoint
 from samjax.cli import main
 from samjax.convert import save_huggingface, save_pth
 from samjax.download import DownloadError
-from samjax.models import SamConfig
+from samjax.models import SamConfig, TinyViTConfig
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten, unflatten
 from samjax.orbax_folder import read_description
@@ -29,7 +31,8 @@ def random_model(config: SamConfig) -> Model:
     rng = np.random.default_rng(0)
     leaves = flatten(abstract_params(config))
     arrays = {n: jnp.asarray(rng.standard_normal(x.shape, np.float32)) for n, x in leaves.items()}
-    return Model(unflatten(arrays), config)
+    counts = {n: jnp.full_like(x, 7) for n, x in arrays.items() if n.endswith("batches_tracked")}
+    return Model(unflatten(arrays | counts), config)
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +317,53 @@ def test_names_are_clear_and_complete():
             assert model.file.sha256 is None or len(model.file.sha256) == 64
     assert zoo.find("hf://facebook/sam-vit-base").name == "facebook/sam-vit-base"
     assert zoo.find("hf://a/b/c") is None and zoo.find("a/b") is None
+
+
+TINY_VIT = TinyViTConfig(
+    widths=(8, 12, 16, 24), depths=(1, 1, 1, 1), num_heads=(1, 1, 1), out_channels=32, num_classes=1
+)
+STAND_INS = {
+    **{name: SamConfig.tiny(64) for name in ("vit_b", "vit_l", "vit_h")},
+    **{f"hq_{name}": SamConfig.tiny(64, hq=True) for name in ("vit_b", "vit_l", "vit_h")},
+    "mobile_sam": SamConfig.vit_t(image_encoder=TINY_VIT, decoder_mlp_width=64),
+    "hq_vit_tiny": SamConfig.vit_t(image_encoder=TINY_VIT, decoder_mlp_width=64, hq=True),
+    **{f"facebook/sam-vit-{size}": SamConfig.tiny(64) for size in ("base", "large", "huge")},
+}
+"""A small model of each published one's architecture."""
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """A model of that config, and the files of it under the names that are asked for."""
+
+    @functools.cache
+    def make(config: SamConfig, huggingface: bool) -> tuple[Model, dict[str, bytes]]:
+        model, path = random_model(config), tmp_path_factory.mktemp("stand-in") / "model"
+        if huggingface:
+            save_huggingface(path, model)
+            return model, {file.name: file.read_bytes() for file in path.iterdir()}
+        save_pth(path, model)
+        return model, {"": path.read_bytes()}
+
+    return make
+
+
+@pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.name)
+def test_every_published_name(entry, server, cache, stand_in, monkeypatch):
+    """From the path of its public address, with all that it is; its other names are the same."""
+    model, files = stand_in(STAND_INS[entry.name], entry.file is None)
+    monkeypatch.setattr(fetch, "HUGGINGFACE_URL", f"{server.url}/")
+    path = f"{entry.repository}/resolve/main/"
+    if entry.file:
+        path = urllib.parse.urlsplit(entry.file.url).path.removeprefix("/")
+        file = dataclasses.replace(entry.file, url=f"{server.url}/{path}", size=None, sha256=None)
+        entry = dataclasses.replace(entry, file=file)
+    monkeypatch.setattr(zoo, "PUBLISHED", (entry,))
+    for name, content in files.items():
+        server.serve(path + name, content)
+    assert_same(load(entry.names[-1]), model)
+    assert set(server.asked) >= {f"/{path}{name}" for name in files}
+    assert {locate(name) for name in entry.names} == set((cache / "models").glob("[!.]*"))
 
 
 def test_the_list_of_models(published, server, pth, capsys):

@@ -2,6 +2,7 @@
 
 from samjax.convert.key_maps.layouts import CONV, CONV_TRANSPOSED, LINEAR, layer, norm
 from samjax.convert.key_maps.meta import META
+from samjax.convert.key_maps.mobile_sam import MOBILE_SAM
 from samjax.convert.table import Row, Table
 
 _THEIRS, _OURS = "mask_decoder", "mask_decoder.hq"
@@ -27,3 +28,4 @@ HQ_ROWS = [
 """What its decoder has more than Meta's, whatever the image encoder."""
 
 HQ = Table([*META.rows, *HQ_ROWS])
+HQ_TINY_VIT = Table([*MOBILE_SAM.rows, *HQ_ROWS])

@@ -66,8 +66,8 @@ def summary(model: "samjax.checkpoint.Model") -> str:
 
 
 def architecture(config: "samjax.models.config.SamConfig") -> str | None:
-    """ "ViT-B", "HQ ViT-B" and so on, "MobileSAM" or "nano"; None for others. The input size makes
-    no difference."""
+    """ "ViT-B", "HQ ViT-B" and so on, "MobileSAM", "HQ TinyViT" or "nano"; None for others. The
+    input size makes no difference."""
     from samjax.models import ImageEncoderViTConfig, SamConfig
 
     def shape(config: SamConfig) -> object:
@@ -81,7 +81,7 @@ def architecture(config: "samjax.models.config.SamConfig") -> str | None:
         "ViT-B": SamConfig.vit_b(),
         "ViT-L": SamConfig.vit_l(),
         "ViT-H": SamConfig.vit_h(),
-        "MobileSAM": SamConfig.vit_t(),
+        "TinyViT" if config.hq else "MobileSAM": SamConfig.vit_t(),
         "nano": SamConfig.nano(),
     }
     name = next((name for name, other in published.items() if shape(other) == shape(config)), None)

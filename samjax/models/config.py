@@ -198,7 +198,8 @@ class SamConfig:
             raise ValueError(
                 "hq needs features from early in the image encoder and a multimask output; "
                 f"num_multimask_outputs is {self.num_multimask_outputs}, and image_encoder is an "
-                f"{type(self.image_encoder).__name__}, of which a ViT with global_layers has them."
+                f"{type(self.image_encoder).__name__}. A ViT with global_layers and a TinyViT have "
+                "such features."
             )
 
     @property

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from jax import export
 
+import hq_reference
+from hq_reference import channels_last, close
 from reference import random_reference
 from samjax import inference
 from samjax.convert import from_state_dict
@@ -25,6 +26,7 @@ CONFIG = SamConfig(
     decoder_mlp_width=64, iou_head_width=32, hq=True,
 )  # fmt: skip
 PICTURES, PROMPTS = 2, 8
+PUBLISHED = [SamConfig.vit_b, SamConfig.vit_l, SamConfig.vit_h, SamConfig.vit_t]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def encoded(model, images):
 @pytest.fixture(scope="module")
 def theirs(reference, images):
     """The reference's embedding and intermediate features."""
-    return reference.image_encoder(torch.from_numpy(np.moveaxis(images, -1, 1).copy()))
+    return hq_reference.encode(reference, images)
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +68,6 @@ def decode(model, encoded, clicks, **options):
     return inference.decode_masks(model.params, encoded, clicks, config=CONFIG, **options)
 
 
-def close(ours, theirs, relative):
-    """Within `relative` of the largest value there is."""
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=relative * np.abs(theirs).max())
-
-
-def channels_last(tensor):
-    return np.moveaxis(tensor.numpy(), 1, -1)
-
-
 def test_early_features_are_those_of_the_first_global_block(model, images, theirs):
     """And not of another one, which is far from it."""
     encoder = inference.bind(CONFIG, model.params).image_encoder
@@ -89,10 +80,7 @@ def test_early_features_are_those_of_the_first_global_block(model, images, their
 
 
 def test_hq_features(encoded, reference, theirs):
-    embedding, intermediate = theirs
-    decoder = reference.mask_decoder
-    of_embedding = decoder.embedding_encoder(embedding)
-    of_early = decoder.compress_vit_feat(intermediate[0].permute(0, 3, 1, 2))
+    of_embedding, of_early = hq_reference.fuse(reference, theirs)
     close(encoded.hq_features, channels_last(of_embedding + of_early), 3e-6)
     assert 0.5 < of_embedding.std() / of_early.std() < 2
 
@@ -104,23 +92,13 @@ def test_masks(
 ):  # fmt: skip
     ours = decode(model, encoded, clicks, hq_token_only=hq_token_only)
     ours = ours.select(multimask_output=multimask_output)
-    embedding, intermediate = theirs
-    masks, ious = [], []
-    for picture in range(PICTURES):
-        sparse, dense = reference.prompt_encoder(
-            (torch.from_numpy(clicks.coords[picture, :, :1]), torch.ones(PROMPTS, 1)), None, None
-        )
-        one = slice(picture, picture + 1)
-        found = reference.mask_decoder(
-            embedding[one], reference.prompt_encoder.get_dense_pe(), sparse, dense,
-            multimask_output, hq_token_only, [features[one] for features in intermediate],
-        )  # fmt: skip
-        masks.append(found[0].numpy())
-        ious.append(found[1].numpy())
+    masks, ious = hq_reference.decode(
+        reference, theirs, clicks.coords[:, :, 0], multimask_output, hq_token_only
+    )
     assert ours.low_res_masks.shape == (PICTURES, PROMPTS, 1, 48, 48)
     close(ours.low_res_masks, masks, 3e-6)
     close(ours.iou_predictions, ious, 3e-6)
-    difference = np.abs(np.asarray(ours.low_res_masks) - np.array(masks)).max()
+    difference = np.abs(ours.low_res_masks - masks).max()
     measured(
         f"HQ, random weights, multimask {multimask_output}, HQ token only {hq_token_only}: logits "
         f"differ by {difference:.1e} on a scale of {np.abs(masks).max():.1f}"
@@ -197,7 +175,7 @@ def test_half_precision_is_close(model, images, encoded, clicks):
     close(half.low_res_masks, full.low_res_masks, 6e-2)
 
 
-@pytest.mark.parametrize("make", [SamConfig.vit_b, SamConfig.vit_l, SamConfig.vit_h])
+@pytest.mark.parametrize("make", PUBLISHED)
 def test_config_comes_back_from_shapes(make):
     config = make(hq=True)
     assert config_from_params(abstract_params(config)) == config
@@ -276,40 +254,35 @@ def test_the_hq_token_of_a_model_without_one(model, encoded, clicks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [SamConfig.vit_b, SamConfig.vit_l, SamConfig.vit_h])
+@pytest.mark.parametrize("make", PUBLISHED)
 def test_at_full_size(make, measured):
     config = make(hq=True)
     reference = random_reference(config, seed=0)
     model = from_state_dict(reference.state_dict())
     assert model.config == config
     images = np.random.default_rng(0).normal(size=(1, 1024, 1024, 3)).astype(np.float32)
-    with torch.no_grad():
-        embedding, intermediate = reference.image_encoder(
-            torch.from_numpy(np.moveaxis(images, -1, 1).copy())
-        )
-        fused = reference.mask_decoder.embedding_encoder(embedding)
-        fused += reference.mask_decoder.compress_vit_feat(intermediate[0].permute(0, 3, 1, 2))
+    theirs = hq_reference.encode(reference, images)
+    fused = sum(hq_reference.fuse(reference, theirs))
     encoded = inference.encode_images(model.params, images)
-    close(encoded.image_embeddings, channels_last(embedding), 1e-5)
-    close(encoded.hq_features, channels_last(fused), 1e-5)
+    pairs = {
+        "embedding": (encoded.image_embeddings, channels_last(theirs[0])),
+        "fused features": (encoded.hq_features, channels_last(fused)),
+    }
+    for name, (ours, expected) in pairs.items():
+        close(ours, expected, 1e-5)
+        difference = np.abs(ours - expected).max() / np.abs(expected).max()
+        measured(f"HQ {make.__name__}, {name}: differ by {difference:.1e} of the largest")
 
     coords = np.array([[[[500.0, 375.0], [0, 0]]]], np.float32)
     prompts = Prompts(coords, np.int32([[[PointLabel.FOREGROUND, PointLabel.NOT_A_POINT]]]))
     for multimask, only in ((False, False), (True, False), (True, True)):
         ours = inference.decode_masks(model.params, encoded, prompts, hq_token_only=only)
         ours = ours.select(multimask_output=multimask)
-        with torch.no_grad():
-            sparse, dense = reference.prompt_encoder(
-                (torch.from_numpy(coords[0, :, :1]), torch.ones(1, 1)), None, None
-            )
-            image_pe = reference.prompt_encoder.get_dense_pe()
-            masks, ious = reference.mask_decoder(
-                embedding, image_pe, sparse, dense, multimask, only, intermediate
-            )
-        close(ours.low_res_masks[0], masks, 1e-4)
-        close(ours.iou_predictions[0], ious, 1e-4)
-        difference = np.abs(np.asarray(ours.low_res_masks[0]) - masks.numpy()).max()
+        masks, ious = hq_reference.decode(reference, theirs, coords[:, :, 0], multimask, only)
+        close(ours.low_res_masks, masks, 1e-4)
+        close(ours.iou_predictions, ious, 1e-4)
+        difference = np.abs(ours.low_res_masks - masks).max()
         measured(
             f"HQ {make.__name__}, random weights, multimask {multimask}, HQ token only {only}: "
-            f"logits differ by {difference / masks.abs().max():.1e} of the largest"
+            f"logits differ by {difference / np.abs(masks).max():.1e} of the largest"
         )
