@@ -156,7 +156,8 @@ def _decode(file: Path | io.BytesIO, *, name: str, size: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{name} is too large: Pillow guards against decompression bombs ({error}). "
-            "If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS"
+            "If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS, or give samjax everything "
+            "its --tile"
         ) from error
     except PermissionError:
         raise
