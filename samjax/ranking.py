@@ -37,7 +37,7 @@ def rank_by(
       image: the picture they are of: a file, or an array as `SamPredictor.set_image` takes.
       score: called with lists of at most `batch_size` crops, in the records' order.
       crop: "box" is all of the picture in the mask's box; in "masked" what is outside the mask has
-        the value `fill`. The paper trains with both in equal parts, and asks with "masked".
+        the value `fill`. The paper takes one or the other for each mask, by chance.
       padding: by how much the box grows on each side, as a share of its own width and height, as
         far as the picture goes. The paper's 1 to 2 times the box are 0 to 0.5.
       square: makes crops square with margins of `fill`, for scorers that would cut off the ends.
