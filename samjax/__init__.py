@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from samjax.checkpoint import Model, load, save_checkpoint
     from samjax.models import Sam, SamConfig
     from samjax.predictor import SamPredictor
+    from samjax.ranking import rank_by
+    from samjax.tiled_mask_generator import TiledMaskGenerator
     from samjax.ultralytics_style import SAM, Predictor
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "SamAutomaticMaskGenerator",
     "SamConfig",
     "SamPredictor",
+    "TiledMaskGenerator",
     "keep_compiled_programs",
     "load",
+    "rank_by",
     "save_checkpoint",
     "tune_allocator",
 ]
@@ -41,8 +45,10 @@ _ROOMS = {
     "SamAutomaticMaskGenerator": "automatic_mask_generator",
     "SamConfig": "models",
     "SamPredictor": "predictor",
+    "TiledMaskGenerator": "tiled_mask_generator",
     "keep_compiled_programs": "cache",
     "load": "checkpoint",
+    "rank_by": "ranking",
     "save_checkpoint": "checkpoint",
     "tune_allocator": "allocator",
 }

@@ -16,6 +16,8 @@ _BOX = (46, 204, 64)
 _RIM = (255, 255, 255)
 _SHIFT = 4
 """OpenCV takes sub-pixel coordinates as integers with this many fractional bits."""
+_ROWS_AT_ONCE = 256
+"""Blended in floats, of which a large picture has no room for all."""
 
 
 class _Outline(NamedTuple):
@@ -133,9 +135,12 @@ def _tint(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A copy of the picture in which owned pixels are blended with their mask's colour."""
     canvas = image.copy()
-    owned = owner >= 0
-    blend = (1 - alpha) * image[owned].astype(np.float32) + alpha * colours[owner[owned]]
-    canvas[owned] = np.rint(blend).astype(np.uint8)
+    for top in range(0, len(image), _ROWS_AT_ONCE):
+        rows = np.s_[top : top + _ROWS_AT_ONCE]
+        owned = owner[rows] >= 0
+        covered = image[rows][owned].astype(np.float32)
+        blend = (1 - alpha) * covered + alpha * colours[owner[rows][owned]]
+        canvas[rows][owned] = np.rint(blend).astype(np.uint8)
     return canvas
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "overlay",
     "pillow_to_rgb",
     "read_image",
+    "reading_up_to",
     "write_image",
     "write_json",
     "write_png",
@@ -102,6 +103,22 @@ def read_image(
     return _to_rgb(_pixels(_open(path), name=str(path)), name=str(path))
 
 
+@contextlib.contextmanager
+def reading_up_to(pixels: int) -> Iterator[None]:
+    """Has Pillow's guard against decompression bombs let pictures of that many pixels pass.
+
+    The limit is Pillow's and for the whole process, on all threads, until the block ends; a higher
+    one stays, and so does none.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    if before is not None:
+        Image.MAX_IMAGE_PIXELS = max(before, pixels)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 def decode_image(content: bytes, *, name: str) -> UInt8[np.ndarray, "H W 3"]:
     """A picture file that is in memory, as `read_image` reads one; `name` is for messages.
 
@@ -139,7 +156,8 @@ def _decode(file: Path | io.BytesIO, *, name: str, size: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{name} is too large: Pillow guards against decompression bombs ({error}). "
-            "If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS"
+            "If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS, or give samjax everything "
+            "its --tile"
         ) from error
     except PermissionError:
         raise

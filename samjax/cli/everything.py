@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import samjax.automatic_mask_generator
     import samjax.checkpoint
     import samjax.results
+    import samjax.tiled_mask_generator
 
 GENERATOR_ARGUMENTS: dict[str, tuple[float, str]] = {
     "points_per_side": (32, "points along a side of the grid"),
@@ -39,6 +40,10 @@ CARRIED = (
     "crop_nms_thresh",
 )
 """Those that a model may carry, and whose flag is None where it is not given."""
+
+MOST_PIXELS = 2**31
+"""Of a picture that is segmented in tiles: 6 GB. Pillow's own limit is for pictures of all kinds
+of origin."""
 
 _MODEL_TYPES = {"vit_b": "ViT-B", "vit_l": "ViT-L", "vit_h": "ViT-H", "default": "ViT-H"}
 
@@ -88,10 +93,39 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
             default=None if carried else default,
             help=f"{text} (default: {usual})",
         )
+    tiles = parser.add_argument_group("pictures larger than the model sees")
+    tiles.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="segment in overlapping tiles of that many pixels of the picture a side, and join the "
+        "masks across them; pictures of up to 2 billion pixels are read",
+    )
+    tiles.add_argument(
+        "--tile-overlap",
+        type=float,
+        metavar="SHARE",
+        help="what neighbouring tiles share, of a side (default: 0.25)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.tile is None:
+        if args.tile_overlap is not None:
+            raise ValueError("--tile-overlap is for tiles; give their size with --tile too")
+        return _run(args)
+    from samjax.everything.tiles import tile_boxes
+    from samjax.images import reading_up_to
+
+    if args.tile_overlap is None:
+        args.tile_overlap = 0.25
+    tile_boxes((1, 1), args.tile, args.tile_overlap)
+    with reading_up_to(MOST_PIXELS):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from samjax import results
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
     from samjax.checkpoint import read_thresholds
@@ -119,9 +153,10 @@ def run(args: argparse.Namespace) -> int:
     with _device(args.device):
         model = load_model(args.model)
         _check_model_type(args.model_type, model)
-        generator = SamAutomaticMaskGenerator(
-            model, **arguments, output_mode="coco_rle", progress=True
+        one_by_one = SamAutomaticMaskGenerator(
+            model, **arguments, output_mode="coco_rle", progress=args.tile is None
         )
+        generator = one_by_one if args.tile is None else _in_tiles(one_by_one, args)
         results.begin(output)
         try:
             tally = _process(generator, output, todo, mask_files=not args.convert_to_rle)
@@ -136,6 +171,14 @@ def run(args: argparse.Namespace) -> int:
         f"in {output.folder}"
     )
     return 1 if tally.failures else 0
+
+
+def _in_tiles(
+    generator: "samjax.automatic_mask_generator.SamAutomaticMaskGenerator", args: argparse.Namespace
+) -> "samjax.tiled_mask_generator.TiledMaskGenerator":
+    from samjax.tiled_mask_generator import TiledMaskGenerator
+
+    return TiledMaskGenerator(generator, tile=args.tile, overlap=args.tile_overlap, progress=True)
 
 
 def _arguments(args: argparse.Namespace, carried: dict[str, float]) -> dict[str, Any]:
@@ -154,11 +197,12 @@ def _settings(args: argparse.Namespace, arguments: dict[str, Any]) -> dict[str, 
         "model": str(model_path(args.model)),
         **{name: value for name, value in arguments.items() if name != "points_per_batch"},
         "convert_to_rle": args.convert_to_rle,
+        **({} if args.tile is None else {"tile": args.tile, "tile_overlap": args.tile_overlap}),
     }
 
 
 def _process(
-    generator: "samjax.automatic_mask_generator.SamAutomaticMaskGenerator",
+    generator: "samjax.tiled_mask_generator.GeneratesMany",
     output: "samjax.results.Run",
     pictures: "Sequence[samjax.results.Picture]",
     *,

@@ -1,6 +1,6 @@
 """The masks that have been found, as columns, and as the reference's records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from pycocotools import mask as coco
 from samjax.postprocess import (
     Rle,
     box_xyxy_to_xywh,
+    coco_encode_rle,
     compress_mask,
     nms,
     remove_small_regions,
@@ -67,14 +68,9 @@ def without_small_regions(masks: Masks, least_area: int, nms_thresh: float) -> M
 
 def records(masks: Masks, output_mode: str) -> list[dict[str, Any]]:
     """One of the reference's records for each mask; `output_mode` is one of `OUTPUT_MODES`."""
-    encode = {
-        "binary_mask": _decode,
-        "uncompressed_rle": uncompress_rle,
-        "coco_rle": lambda rle: rle,
-    }[output_mode]
     return [
         {
-            "segmentation": encode(rle),
+            "segmentation": encode(rle, output_mode),
             "area": int(coco.area(rle)),
             "bbox": box_xyxy_to_xywh(masks.boxes[i]).tolist(),
             "predicted_iou": float(masks.iou_predictions[i]),
@@ -84,6 +80,24 @@ def records(masks: Masks, output_mode: str) -> list[dict[str, Any]]:
         }
         for i, rle in enumerate(masks.rles)
     ]
+
+
+def compressed(segmentation: Bool[np.ndarray, "H W"] | Mapping[str, Any]) -> Rle:
+    """A record's segmentation, of any output mode, as `Rle` with "counts" as str."""
+    if isinstance(segmentation, np.ndarray):
+        return compress_mask(segmentation)
+    counts = segmentation["counts"]
+    rle: Rle = {"size": list(segmentation["size"]), "counts": counts}
+    if isinstance(counts, list):
+        return coco_encode_rle(rle)
+    return {**rle, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+
+
+def encode(rle: Rle, output_mode: str) -> Bool[np.ndarray, "H W"] | Rle:
+    """A compressed mask as a record's segmentation; `output_mode` is one of `OUTPUT_MODES`."""
+    if output_mode == "binary_mask":
+        return _decode(rle)
+    return uncompress_rle(rle) if output_mode == "uncompressed_rle" else rle
 
 
 def _decode(rle: Rle) -> Bool[np.ndarray, "H W"]:

@@ -21,6 +21,7 @@ from samjax.postprocess.masks import (
     upscale_masks,
 )
 from samjax.postprocess.polygons import mask_to_polygon
+from samjax.postprocess.reframing import LARGEST_FRAME, reframe_rle
 from samjax.postprocess.regions import remove_small_regions
 from samjax.postprocess.rle import (
     Rle,
@@ -34,6 +35,7 @@ from samjax.postprocess.rle import (
 )
 
 __all__ = [
+    "LARGEST_FRAME",
     "Rle",
     "area_from_rle",
     "axis_weights",
@@ -50,6 +52,7 @@ __all__ = [
     "mask_to_rle",
     "masks_to_boxes",
     "nms",
+    "reframe_rle",
     "remove_small_regions",
     "rle_to_mask",
     "stability_score",

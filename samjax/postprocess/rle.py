@@ -10,6 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 from pycocotools import mask as coco
 
+_MOST_CHARACTERS = 12
+"""Of one number in a compressed string: 60 bits."""
+
 
 class Rle(TypedDict):
     """One mask; `size` is [height, width]."""
@@ -94,19 +97,23 @@ def _runs(rle: Rle) -> list[int]:
     counts = rle["counts"]
     if isinstance(counts, list):
         return counts
-    runs: list[int] = []
-    number, shift = 0, 0
-    for character in counts.encode() if isinstance(counts, str) else counts:
-        bits = character - ord("0")
-        if not 0 <= bits < 64:
-            raise ValueError(f"compressed run lengths contain the character {chr(character)!r}")
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        number -= (bits & 16) << (shift - 4)
-        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
-        number, shift = 0, 0
-    if shift:
+    bits = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
+    bits = bits.astype(np.int64) - ord("0")
+    if (strange := bits[(bits < 0) | (bits >= 64)]).size:
+        character = chr(int(strange[0]) + ord("0"))
+        raise ValueError(f"compressed run lengths contain the character {character!r}")
+    if not bits.size:
+        return []
+    lasts = np.flatnonzero(bits < 32)
+    if not lasts.size or lasts[-1] != bits.size - 1:
         raise ValueError("compressed run lengths end in the middle of a number")
-    return runs
+    firsts = np.concatenate([[0], lasts[:-1] + 1])
+    lengths = lasts - firsts + 1
+    if lengths.max() > _MOST_CHARACTERS:
+        raise ValueError("compressed run lengths contain a number of more than 60 bits")
+    places = np.arange(bits.size) - np.repeat(firsts, lengths)
+    runs = np.add.reduceat((bits & 31) << (5 * places), firsts)
+    runs -= (bits[lasts] & 16) << (5 * lengths - 4)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs.tolist()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from samjax import SamAutomaticMaskGenerator, results
+from samjax import SamAutomaticMaskGenerator, TiledMaskGenerator, results
 from samjax.automatic_mask_generator import Segmented
 from samjax.checkpoint import Model, save_checkpoint
 from samjax.cli import everything as command
@@ -315,3 +315,49 @@ def test_no_model(everything, draw, tmp_path, capsys):
     assert everything(draw("a.png"), model=tmp_path / "no-model") == 2
     assert "There is no" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_in_tiles(everything, draw, tmp_path, tiny_model, out):
+    picture = draw("a.png")
+    assert everything(picture, "--tile", "64", "--tile-overlap", "0.5") == 0
+    generator = SamAutomaticMaskGenerator(
+        tiny_model, 4, 16, pred_iou_thresh=-10, stability_score_thresh=0, box_nms_thresh=1.0
+    )
+    records = TiledMaskGenerator(generator, tile=64, overlap=0.5).generate(picture)
+    assert any(record["crop_box"] == [0, 0, 64, 60] for record in records)
+    written = annotations(out / "a")
+    assert [record["segmentation"] for record in written] == [r["segmentation"] for r in records]
+    assert all(record["segmentation"]["size"] == [60, 90] for record in written)
+    settings = json.loads((out / "settings.json").read_text())["settings"]
+    assert (settings["tile"], settings["tile_overlap"]) == (64, 0.5)
+
+
+def test_resume_with_other_tiles(everything, draw, capsys):
+    picture = draw("a.png")
+    assert everything(picture, "--tile", "64") == 0
+    assert everything(picture, "--resume") == 2
+    assert "tile was 64 and is now None" in capsys.readouterr().err
+    assert everything(picture, "--resume", "--tile", "64", "--tile-overlap", "0.25") == 0
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--tile", "1"], "a tile has 1 pixels"),
+        (["--tile", "64", "--tile-overlap", "0.7"], "overlap is 0.7"),
+        (["--tile-overlap", "0.25"], "--tile"),
+    ],
+)
+def test_tiles_that_cannot_be(everything, draw, out, capsys, flags, message):
+    assert everything(draw("a.png"), *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_pillows_limit_is_for_pictures_without_tiles(everything, draw, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    picture = draw("a.png")
+    assert everything(picture) == 2
+    assert "--tile" in capsys.readouterr().err
+    assert everything(picture, "--tile", "64") == 0
+    assert Image.MAX_IMAGE_PIXELS == 2000
