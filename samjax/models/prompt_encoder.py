@@ -96,7 +96,7 @@ class PositionEmbeddingRandom(nnx.Module):
         )
 
     def _matrix(self, xy: Float[Array, "..."]) -> Float[Array, "2 F"]:
-        return self.gaussian_matrix[...].astype(at_least_float32(xy).dtype)
+        return jnp.asarray(self.gaussian_matrix[...], at_least_float32(xy).dtype)
 
 
 def _turns(position: Float[Array, "*L"]) -> Float[Array, "*L"]:
