@@ -39,7 +39,7 @@ def test_every_command_has_help(command, capsys):
     [
         ([], "COMMAND"),
         (["segment"], "invalid choice: 'segment'"),
-        (["predict", "a.jpg"], "required: --output (see"),
+        (["everything", "a.jpg"], "required: --output (see"),
         (["everything", "--points-per-side", "x"], "--points-per-side: invalid int value: 'x'"),
         (
             ["everything", "a.jpg", "--overwrite", "--resume"],
