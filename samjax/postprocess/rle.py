@@ -97,8 +97,8 @@ def _runs(rle: Rle) -> list[int]:
     counts = rle["counts"]
     if isinstance(counts, list):
         return counts
-    bits = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
-    bits = bits.astype(np.int64) - ord("0")
+    characters = counts.encode() if isinstance(counts, str) else counts
+    bits = np.frombuffer(characters, np.uint8).astype(np.int64) - ord("0")
     if (strange := bits[(bits < 0) | (bits >= 64)]).size:
         character = chr(int(strange[0]) + ord("0"))
         raise ValueError(f"compressed run lengths contain the character {character!r}")
