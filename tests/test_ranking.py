@@ -31,7 +31,7 @@ def likeness_to(colour):
 
 
 @pytest.mark.parametrize("crop", ["box", "masked"])
-@pytest.mark.parametrize("index, colour", enumerate(COLOURS))
+@pytest.mark.parametrize("index, colour", [*enumerate(COLOURS)])
 def test_the_thing_of_that_colour_comes_first(picture, index, colour, crop):
     image, records = picture
     before = [dict(record) for record in records]

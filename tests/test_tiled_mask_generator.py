@@ -164,6 +164,7 @@ def test_a_picture_of_a_hundred_million_pixels_takes_little_beside_itself(measur
     assert more < 60
 
 
+@pytest.mark.slow
 def test_nano_joins_a_thing_that_tiles_cut():
     """A bright disc on dark ground, which is wider than a tile."""
     y, x = np.mgrid[:160, :280]
