@@ -84,7 +84,7 @@ def _modeling(package: str, whose: str, wheels: str) -> Any:
         importlib.import_module("torch")
         with warnings.catch_warnings():  # Of old names in timm, and of names given twice there.
             warnings.simplefilter("ignore")
-            return importlib.import_module(f"{package}.modeling")
+            return importlib.import_module(package).modeling
     except ImportError as error:
         raise ImportError(
             f"Comparing with the original needs {whose}, which is not installed here ({error}): "
