@@ -48,7 +48,8 @@ def test_a_program_equals_whole(size, program):
     arrays = inputs(*SIZES[size])
     whole = jax.jit(attention.attend_whole)(*arrays)
     other = jax.jit(lambda *x: attention.attend(*x, program))(*arrays)
-    np.testing.assert_allclose(other, whole, rtol=0, atol=3e-6)
+    # Of values up to 3.2; 3.2e-6 with AVX2, less with AVX-512.
+    np.testing.assert_allclose(other, whole, rtol=0, atol=4e-6)
 
 
 @pytest.mark.parametrize("size", ["windows", "large grid"])
