@@ -4,6 +4,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from unreliable_server import serving
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 MEASURED = pytest.StashKey[list[str]]()
@@ -30,6 +32,20 @@ def programs_that_are_done_with():
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def _server():
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def server(_server):
+    """A local HTTP server with the faults that real ones have, which serves nothing yet."""
+    _server.files.clear()
+    _server.asked.clear()
+    return _server
 
 
 @pytest.fixture

@@ -11,24 +11,10 @@ import pytest
 from samjax import download as module
 from samjax.download import DownloadError, NotThereError, download
 from samjax.zoo import RemoteFile
-from unreliable_server import serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SIZE = len(CONTENT)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def _server():
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def server(_server):
-    _server.files.clear()
-    _server.asked.clear()
-    return _server
 
 
 @pytest.fixture

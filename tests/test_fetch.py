@@ -24,7 +24,6 @@ from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten, unflatten
 from samjax.orbax_folder import read_description
 from samjax.zoo import PUBLISHED, Published, RemoteFile
-from unreliable_server import serving
 
 
 def random_model(config: SamConfig) -> Model:
@@ -52,19 +51,6 @@ def folder(tmp_path_factory, model) -> dict[str, bytes]:
     path = tmp_path_factory.mktemp("huggingface") / "model"
     save_huggingface(path, model)
     return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def _server():
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def server(_server):
-    _server.files.clear()
-    _server.asked.clear()
-    return _server
 
 
 @pytest.fixture

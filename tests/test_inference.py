@@ -1,7 +1,5 @@
 """What has to hold of the compiled functions, whatever the weights: on small random models."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -352,12 +350,5 @@ print("each its own")
 
 
 def test_each_device_decodes_its_own_pictures():
-    environment = {
-        "PATH": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", DEVICES], env=environment, cwd=Path(__file__).parent,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout.endswith("each its own\n"), done.stderr
+    said = run_on_devices(2, DEVICES, cwd=Path(__file__).parent)
+    assert said.endswith("each its own\n")

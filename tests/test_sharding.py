@@ -1,12 +1,10 @@
 """Checkpoints that are read onto several devices: in a process that has eight."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from devices import run_on_devices
 from samjax.model import placement
 
 EIGHT = """
@@ -63,17 +61,9 @@ except ValueError as error:
 
 
 def test_arrays_are_read_to_where_they_belong_and_cast_on_the_way(tmp_path):
-    environment = {
-        "PATH": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT, str(tmp_path)], env=environment,
-        cwd=Path(__file__).parent, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "cannot be laid out as NamedSharding" in done.stdout
-    assert "Give a function of name and shape" in done.stdout
+    said = run_on_devices(8, EIGHT, str(tmp_path), cwd=Path(__file__).parent)
+    assert "cannot be laid out as NamedSharding" in said
+    assert "Give a function of name and shape" in said
 
 
 def test_a_function_that_gives_no_sharding():
