@@ -33,6 +33,7 @@ class SamPredictor:
     def __init__(self, model: Model | None = None):
         self.model = load() if model is None else model
         self.transform = ResizeLongestSide(self.model.config.image_size)
+        self._digested: tuple[Model | None, str] = (None, "")
         self.reset_image()
 
     @property
@@ -138,9 +139,14 @@ class SamPredictor:
         """What `load_embedding` sets; the predictor stays as it is."""
         return embeddings.read_embedding(path, self.model.config, self._encoder_digest, pixels)
 
-    @functools.cached_property
+    @property
     def _encoder_digest(self) -> str:
-        return embeddings.encoder_digest(self.model)
+        """Computed once for a model."""
+        model, digest = self._digested
+        if model is not self.model:
+            digest = embeddings.encoder_digest(self.model)
+            self._digested = self.model, digest
+        return digest
 
     def get_image_embedding(self) -> Float[np.ndarray, "1 D h w"]:
         """The picture's embedding, channels first as the reference returns it.
