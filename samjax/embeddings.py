@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from samjax import inference
 from samjax.model import Model
 from samjax.models.config import SamConfig
 from samjax.models.params import fingerprint, flatten
 from samjax.types import HqEmbeddings
+from samjax.upscaler import Upscaler
 from samjax.writing import check_target, write_beside
 
 KIND = "samjax embedding"
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
     features: Float[Array, "1 h w D"] | HqEmbeddings
     original_size: tuple[int, int]
     input_size: tuple[int, int]
-    upscaler: inference.Upscaler
+    upscaler: Upscaler
     pixels: str
 
 
@@ -144,7 +144,7 @@ def read_embedding(
         HqEmbeddings(**features) if config.hq else features["image_embeddings"],
         original_size,
         input_size,
-        inference.Upscaler(config, input_size, original_size),
+        Upscaler(config, input_size, original_size),
         found["pixels"],
     )
 

@@ -14,6 +14,7 @@ from samjax.embeddings import Picture, Prepared, pixels_digest
 from samjax.images import read_image
 from samjax.transforms import ResizeLongestSide, normalize_and_pad
 from samjax.types import HqEmbeddings, Predictions
+from samjax.upscaler import Upscaler
 
 MAX_PROMPTS = 64
 """Prompts decoded in one call of the compiled code; more go in several calls."""
@@ -103,7 +104,7 @@ class SamPredictor:
         """Sends a picture through the image encoder, and does not wait for it."""
         config = self.model.config
         features = inference.encode_images(self.model.params, prepared.batch, config=config)
-        upscaler = inference.Upscaler(config, prepared.input_size, prepared.original_size)
+        upscaler = Upscaler(config, prepared.input_size, prepared.original_size)
         return Picture(
             features, prepared.original_size, prepared.input_size, upscaler, prepared.pixels
         )
