@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import export
 
+from devices import run_on_devices
 from samjax import Model, SamConfig, inference, prompts
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten
