@@ -126,9 +126,9 @@ def _generator(args: argparse.Namespace, maker: Any, model: Any) -> Any:
 def samjax_sides(args: argparse.Namespace) -> Callable[[], list[dict]]:
     import jax
 
-    from samjax import inference
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
     from samjax.embeddings import Picture, Prepared
+    from samjax.upscaler import Upscaler
 
     model = contenders.load_samjax(args)
     generator = _generator(args, SamAutomaticMaskGenerator, model)
@@ -136,7 +136,7 @@ def samjax_sides(args: argparse.Namespace) -> Callable[[], list[dict]]:
 
     def encode(prepared: Prepared) -> Picture:
         _, size, inside, pixels = prepared
-        upscaler = inference.Upscaler(model.config, inside, size)
+        upscaler = Upscaler(model.config, inside, size)
         return Picture(features, size, inside, upscaler, pixels)
 
     generator.predictor.encode = encode

@@ -17,11 +17,11 @@ from jaxtyping import Array, Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from samjax import inference
 from samjax.model import Model
 from samjax.models.config import SamConfig
 from samjax.models.params import fingerprint, flatten
 from samjax.types import HqEmbeddings
+from samjax.upscaler import Upscaler
 from samjax.writing import check_target, write_beside
 
 KIND = "samjax embedding"
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
     features: Float[Array, "1 h w D"] | HqEmbeddings
     original_size: tuple[int, int]
     input_size: tuple[int, int]
-    upscaler: inference.Upscaler
+    upscaler: Upscaler
     pixels: str
 
 
@@ -53,7 +53,7 @@ def encoder_digest(model: Model) -> str:
     """SHA-256 of all that decides about a model's embeddings: the image encoder's parameters (and
     an HQ model's fusion) with their types, its architecture, normalization and type of computing.
 
-    It goes through all of these arrays: about a second for ViT-H.
+    All of these arrays are gone through.
     """
     config = model.config
     leaves = flatten({"image_encoder": model.params["image_encoder"]})
@@ -82,7 +82,10 @@ def write_embedding(
     path = Path(path)
     check_target(path, "an embedding of samjax's", ours=_is_ours(path), overwrite=overwrite)
     features = picture.features
-    arrays = features._asdict() if isinstance(features, HqEmbeddings) else {"": features}
+    if not isinstance(features, HqEmbeddings):
+        arrays = {"image_embeddings": features}
+    else:
+        arrays = features._asdict()
     metadata = {
         "kind": KIND,
         "format": FORMAT,
@@ -91,9 +94,8 @@ def write_embedding(
         "pixels": picture.pixels,
         "encoder": encoder,
     }
-    named = {name or "image_embeddings": np.asarray(x) for name, x in arrays.items()}
     with write_beside(path) as new:
-        save_file(named, new, metadata)
+        save_file({name: np.asarray(x) for name, x in arrays.items()}, new, metadata)
 
 
 def read_embedding(
@@ -142,7 +144,7 @@ def read_embedding(
         HqEmbeddings(**features) if config.hq else features["image_embeddings"],
         original_size,
         input_size,
-        inference.Upscaler(config, input_size, original_size),
+        Upscaler(config, input_size, original_size),
         found["pixels"],
     )
 

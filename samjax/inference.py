@@ -13,17 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
+from samjax import upscaler
 from samjax.models import Sam, SamConfig
 from samjax.models.architecture import abstract_model, config_from_params
 from samjax.models.params import Params
-from samjax.postprocess.masks import axis_weights, upscale_masks
-from samjax.postprocess.measure import measure_masks, piece_span, threshold_masks
 from samjax.types import HqEmbeddings, Predictions, Prompts
-
-SIZE_STEP = 128
-"""Full-resolution masks are computed in pictures padded to a multiple of this, in pixels."""
 
 
 def init_params(config: SamConfig, seed: int = 0) -> Params:
@@ -98,97 +94,12 @@ def predict_masks(
     return decode_masks(params, embeddings, prompts, config=config)
 
 
-class Upscaler:
-    """Low-resolution masks to the picture's own pixels (reference: `Sam.postprocess_masks`).
-
-    Made for one size of picture; the compiled code is shared by all sizes that pad to the same
-    multiple of `SIZE_STEP`. `input_size` is (height, width) of the resized picture within the
-    model's square, `original_size` that of the picture.
-    """
-
-    def __init__(
-        self, config: SamConfig, input_size: tuple[int, int], original_size: tuple[int, int]
-    ):
-        self.original_size = original_size
-        self.weights = tuple(
-            axis_weights(config.low_res_size, config.image_size, inside, outside, _padded(outside))
-            for inside, outside in zip(input_size, original_size, strict=True)
-        )
-        self.spans = piece_span(*self.weights), piece_span(*self.weights[::-1])
-
-    def logits(
-        self, low_res_masks: Float[Array | np.ndarray, "N h w"]
-    ) -> Float[np.ndarray, "N H W"]:
-        """Mask logits at full resolution, on the host."""
-        height, width = self.original_size
-        return np.asarray(_upscale(low_res_masks, *self.weights))[:, :height, :width]
-
-    def masks(
-        self, low_res_masks: Float[Array | np.ndarray, "N h w"], *, mask_threshold: float
-    ) -> Bool[np.ndarray, "N H W"]:
-        """Thresholded masks at full resolution, on the host."""
-        height, width = self.original_size
-        masks = _threshold(
-            low_res_masks, *self.weights, np.float32(mask_threshold), span=self.spans[1]
-        )
-        return np.asarray(masks)[:, :height, :width]
-
-    def measure(
-        self,
-        low_res_masks: Float[Array | np.ndarray, "N h w"],
-        *,
-        mask_threshold: float,
-        stability_score_offset: float,
-    ) -> tuple[Bool[np.ndarray, "N H W"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
-        """Thresholded masks, stability scores and boxes of logits at full resolution.
-
-        Each mask is in Fortran order, which is how run-length encoding reads it.
-        """
-        return self.measured(
-            self.measuring(
-                low_res_masks,
-                np.arange(len(low_res_masks)),
-                mask_threshold=mask_threshold,
-                stability_score_offset=stability_score_offset,
-            )
-        )
-
-    def measuring(
-        self,
-        low_res_masks: Float[Array | np.ndarray, "*L h w"],
-        chosen: Int[np.ndarray, "N"],
-        *,
-        mask_threshold: float,
-        stability_score_offset: float,
-    ) -> tuple[Array, Array, Array]:
-        """Begins what `measure` does and comes back at once; `measured` waits for it.
-
-        `chosen` are the numbers of the masks to measure, counted through all leading axes.
-        """
-        height, width = self.original_size
-        return _measure(
-            low_res_masks, *self.weights, np.int32(height), np.int32(width),
-            np.float32(mask_threshold), np.float32(stability_score_offset), span=self.spans[0],
-            chosen=chosen.astype(np.int32),
-        )  # fmt: skip
-
-    def measured(
-        self, begun: tuple[Array, Array, Array]
-    ) -> tuple[Bool[np.ndarray, "N H W"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
-        """What `measure` returns, of what `measuring` began."""
-        height, width = self.original_size
-        masks, scores, boxes = (np.asarray(x) for x in begun)
-        return masks[:, :width, :height].transpose(0, 2, 1), scores, boxes
-
-
 def compiled_programs() -> dict[str, int]:
     """How many shapes of each function have been compiled in this process."""
     programs = {
         "encode_images": _encode,
         "decode_masks": _decode,
-        "upscale": _upscale,
-        "threshold": _threshold,
-        "measure": _measure,
+        **upscaler.PROGRAMS,
     }
     return {name: program._cache_size() for name, program in programs.items()}  # type: ignore[attr-defined]
 
@@ -269,24 +180,6 @@ def for_each_picture(
     return jax.shard_map(
         all_here, mesh=spread.mesh, in_specs=axis, out_specs=axis, check_vma=False
     )(*pictures)
-
-
-_upscale = jax.jit(upscale_masks)
-_threshold = jax.jit(threshold_masks, static_argnames="span")
-
-
-@functools.partial(jax.jit, static_argnames="span")
-def _measure(
-    low_res_masks: Array, *arguments: Array, span: int | None = None, chosen: Array | None = None
-) -> tuple[Array, Array, Array]:
-    """`measure_masks`, of those chosen."""
-    if chosen is not None:
-        low_res_masks = low_res_masks.reshape(-1, *low_res_masks.shape[-2:])[chosen]
-    return measure_masks(low_res_masks, *arguments, span=span)
-
-
-def _padded(length: int) -> int:
-    return -(-length // SIZE_STEP) * SIZE_STEP
 
 
 def _check_decoder_input(

@@ -14,6 +14,7 @@ from samjax.embeddings import Picture, Prepared, pixels_digest
 from samjax.images import read_image
 from samjax.transforms import ResizeLongestSide, normalize_and_pad
 from samjax.types import HqEmbeddings, Predictions
+from samjax.upscaler import Upscaler
 
 MAX_PROMPTS = 64
 """Prompts decoded in one call of the compiled code; more go in several calls."""
@@ -33,6 +34,7 @@ class SamPredictor:
     def __init__(self, model: Model | None = None):
         self.model = load() if model is None else model
         self.transform = ResizeLongestSide(self.model.config.image_size)
+        self._digested: tuple[Model | None, str] = (None, "")
         self.reset_image()
 
     @property
@@ -102,7 +104,7 @@ class SamPredictor:
         """Sends a picture through the image encoder, and does not wait for it."""
         config = self.model.config
         features = inference.encode_images(self.model.params, prepared.batch, config=config)
-        upscaler = inference.Upscaler(config, prepared.input_size, prepared.original_size)
+        upscaler = Upscaler(config, prepared.input_size, prepared.original_size)
         return Picture(
             features, prepared.original_size, prepared.input_size, upscaler, prepared.pixels
         )
@@ -138,9 +140,14 @@ class SamPredictor:
         """What `load_embedding` sets; the predictor stays as it is."""
         return embeddings.read_embedding(path, self.model.config, self._encoder_digest, pixels)
 
-    @functools.cached_property
+    @property
     def _encoder_digest(self) -> str:
-        return embeddings.encoder_digest(self.model)
+        """Computed once for a model."""
+        model, digest = self._digested
+        if model is not self.model:
+            digest = embeddings.encoder_digest(self.model)
+            self._digested = self.model, digest
+        return digest
 
     def get_image_embedding(self) -> Float[np.ndarray, "1 D h w"]:
         """The picture's embedding, channels first as the reference returns it.

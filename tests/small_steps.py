@@ -5,7 +5,8 @@ import numpy as np
 
 from samjax import SamConfig
 from samjax.train.config import TrainConfig
-from samjax.train.gradients import Batch
+from samjax.train.gradients import Batch, batch_gradients
+from samjax.train.parameters import split_params
 
 CONFIG = SamConfig.tiny(128)
 SINGLE = TrainConfig(
@@ -46,3 +47,13 @@ def close(a, b, relative=1e-5):
         name = jax.tree_util.keystr(path)
         scale = largest if "k_proj.bias" in name else float(np.abs(y).max())
         np.testing.assert_allclose(x, y, rtol=0, atol=relative * scale, err_msg=name)
+
+
+def gradients_of(params, train, batch, seed=3):
+    split = split_params(params, CONFIG, train, jax.random.key(9))
+    function = jax.jit(
+        lambda trained, batch: batch_gradients(
+            CONFIG, train, trained, split.frozen, batch, jax.random.key(seed)
+        )
+    )
+    return function(split.trained, batch)

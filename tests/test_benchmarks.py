@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import contenders, environments, harness, peers, scaling_plot
+from benchmarks import contenders, environments, harness, peers, precision, scaling_plot
 from benchmarks.everything import matched
 from benchmarks.machine import ROOT, versions
-from samjax import transforms
+from samjax import Model, SamConfig, inference, transforms
+from samjax.models.params import flatten
 
 WORKER = """
 import sys, time
@@ -345,3 +346,27 @@ def test_the_curves_run_on_a_tiny_model(tmp_path):
     ours, meta = rows[-2:]
     assert ours["masks"] == meta["masks"] == ours["matched"] and int(meta["masks"]) > 0
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_weights_of_eight_bits():
+    """No further from a weight than half a step, of which a channel's largest weight is 127."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(3, 3, 8, 5)).astype(np.float32) * np.arange(5, dtype=np.float32)
+    step = np.abs(kernel).max(axis=(0, 1, 2)) / 127
+    found = np.asarray(precision.rounded(kernel))
+    assert (np.abs(found - kernel) <= 0.5001 * step).all() and not found[..., 0].any()
+    for channel in range(1, 5):
+        assert 100 < len(np.unique(found[..., channel])) <= 255
+
+
+def test_each_precision_is_another_model():
+    config = SamConfig.tiny(64)
+    model = Model(inference.init_params(config), config)
+    variants = {name: precision.in_precision(model, name) for name in precision.PRECISIONS}
+    assert variants["float32"] is model
+    assert variants["bfloat16"].config.dtype == "bfloat16"
+    whole, eight = (flatten(variants[name].params) for name in ("float32", "int8"))
+    changed = {name for name in whole if not np.array_equal(whole[name], eight[name])}
+    assert changed == {name for name in whole if name.endswith("kernel")}
+    sizes = [sum(precision.weight_bytes(model, name)) for name in precision.PRECISIONS]
+    assert sizes[0] == model.num_bytes == 2 * sizes[1] > 3 * sizes[2]

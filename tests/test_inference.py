@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from jax import export
 
+from devices import run_on_devices
 from samjax import Model, SamConfig, inference, prompts
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten
 from samjax.types import PointLabel, Prompts
+from samjax.upscaler import PROGRAMS, Upscaler
 
 CONFIG = SamConfig.tiny(128)
 
@@ -255,7 +257,7 @@ def test_programs_lower_for(platform, dtype):
         )
     scalar = jax.ShapeDtypeStruct((), f32)
     lower(
-        inference._measure,
+        PROGRAMS["measure"],
         jax.ShapeDtypeStruct((8, 256, 256), f32),
         jax.ShapeDtypeStruct((1280, 256), f32),
         jax.ShapeDtypeStruct((1920, 256), f32),
@@ -310,7 +312,7 @@ def test_masks_without_logits(size):
     """What the logits say, but where rounding decides."""
     config = SamConfig.tiny()
     input_size = tuple(max(1, round(config.image_size * side / max(size))) for side in size)
-    upscaler = inference.Upscaler(config, input_size, size)
+    upscaler = Upscaler(config, input_size, size)
     rng = np.random.default_rng(0)
     low_res = rng.standard_normal((3, config.low_res_size, config.low_res_size), dtype=np.float32)
     logits = upscaler.logits(low_res)

@@ -19,9 +19,7 @@ from samjax.models import SamConfig
 from samjax.train.augment import Augmentation
 from samjax.train.data import ExampleSettings, LoadExample, make_loader, settings_for
 from samjax.train.examples import bounding_box, low_resolution, make_example
-from small_coco import rectangle, rle
-
-PLAIN = ExampleSettings(64, 16, 2, None)
+from small_coco import PLAIN, rectangle, rle, truncate_a_picture
 
 
 def number_of(example) -> np.ndarray:
@@ -145,7 +143,7 @@ def test_a_restored_position_continues_with_the_same_examples(coco):
 
 
 def test_a_broken_picture_is_replaced_and_counted(coco):
-    source = coco([[rle(rectangle())]] * 3, change=_truncate)
+    source = coco([[rle(rectangle())]] * 3, change=truncate_a_picture)
     loader = make_loader([source], PLAIN, batch_size=3, num_epochs=1)
     with pytest.warns(UserWarning, match="left out: broken picture: .*2.png"):
         (batch,) = loader
@@ -157,7 +155,7 @@ def test_a_broken_picture_is_replaced_and_counted(coco):
 
 
 def test_validation_takes_no_other_picture(coco):
-    source = coco([[rle(rectangle())]] * 3, change=_truncate)
+    source = coco([[rle(rectangle())]] * 3, change=truncate_a_picture)
     loader = make_loader(
         [source], PLAIN, batch_size=3, num_epochs=1, shuffle=False, replace_bad=False
     )

@@ -11,22 +11,12 @@ from samjax.convert import from_state_dict
 from samjax.models.architecture import buffer_names
 from samjax.models.params import flatten
 from samjax.train import gradients as gradients_module
-from samjax.train.gradients import batch_gradients, part_gradients
+from samjax.train.gradients import part_gradients
 from samjax.train.losses import object_loss
 from samjax.train.parameters import join_params, split_params
 from samjax.train.sampling import FirstPrompt
 from samjax.types import PointLabel, Prompts
-from small_steps import CONFIG, DECODER, SINGLE, close, some_batch, with_embeddings
-
-
-def gradients_of(params, train, batch, seed=3):
-    split = split_params(params, CONFIG, train, jax.random.key(9))
-    function = jax.jit(
-        lambda trained, batch: batch_gradients(
-            CONFIG, train, trained, split.frozen, batch, jax.random.key(seed)
-        )
-    )
-    return function(split.trained, batch)
+from small_steps import CONFIG, DECODER, SINGLE, close, gradients_of, some_batch, with_embeddings
 
 
 def torch_loss(sam, image, masks, inside, click, box):

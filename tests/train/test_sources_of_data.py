@@ -20,7 +20,7 @@ from samjax.datasets import (
 )
 from samjax.postprocess import mask_to_rle
 from samjax.train.data import LoadExample
-from small_coco import SIZE, rectangle, rle
+from small_coco import PLAIN, SIZE, rectangle, rle, truncate_a_picture
 
 
 def test_all_forms_of_a_coco_mask(coco):
@@ -159,11 +159,6 @@ def _remove(root, content):
     (root / "2.png").unlink()
 
 
-def _truncate(root, content):
-    path = root / "2.png"
-    path.write_bytes(path.read_bytes()[:40])
-
-
 def _shrink(root, content):
     Image.new("RGB", (5, 5)).save(root / "2.png")
 
@@ -184,7 +179,7 @@ def _picture(root, content):
     "change, reason, where",
     [
         (_remove, Reason.MISSING_PICTURE, "2.png"),
-        (_truncate, Reason.BROKEN_PICTURE, "2.png"),
+        (truncate_a_picture, Reason.BROKEN_PICTURE, "2.png"),
         (_shrink, Reason.PICTURE_SIZE, "2.png is 5 high and 5 wide"),
         (_crowd, Reason.CROWD, "annotation 101"),
         (_category, Reason.UNKNOWN_CATEGORY, "annotation 101"),

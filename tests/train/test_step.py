@@ -14,7 +14,7 @@ from samjax.train.config import TrainConfig
 from samjax.train.gradients import check_batch
 from samjax.train.parameters import split_params
 from samjax.train.step import TrainState, init_state, train_step, trained_params
-from small_steps import CONFIG, DECODER, SINGLE, close, some_batch, with_embeddings
+from small_steps import CONFIG, DECODER, SINGLE, close, gradients_of, some_batch, with_embeddings
 
 
 @pytest.fixture(scope="module")
