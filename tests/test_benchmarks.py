@@ -351,7 +351,7 @@ def test_the_curves_run_on_a_tiny_model(tmp_path):
 def test_weights_of_eight_bits():
     """No further from a weight than half a step, of which a channel's largest weight is 127."""
     rng = np.random.default_rng(0)
-    kernel = rng.normal(size=(3, 3, 8, 5)).astype(np.float32) * np.arange(5, dtype=np.float32)
+    kernel = rng.normal(size=(3, 3, 64, 5)).astype(np.float32) * np.arange(5, dtype=np.float32)
     step = np.abs(kernel).max(axis=(0, 1, 2)) / 127
     found = np.asarray(precision.rounded(kernel))
     assert (np.abs(found - kernel) <= 0.5001 * step).all() and not found[..., 0].any()
