@@ -1,5 +1,6 @@
-"""Detectors: YOLOv8 with its weights, and what it says about pictures."""
+"""Detectors: YOLOv8 with its weights, and what it finds in pictures."""
 
+from samjax.detection.detector import Detections, YoloDetector
 from samjax.detection.model import YoloModel
 
-__all__ = ["YoloModel"]
+__all__ = ["Detections", "YoloDetector", "YoloModel"]

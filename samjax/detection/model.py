@@ -35,7 +35,7 @@ class YoloModel:
 
         Raises `ValueError` for sides that are no multiples of 32.
         """
-        return _run(self.params, jnp.asarray(images), self.config)
+        return run(self.params, jnp.asarray(images), self.config)
 
     def boxes_and_scores(
         self, images: Float[Array | np.ndarray, "B H W 3"]
@@ -64,12 +64,12 @@ def _graphdef(config: YoloConfig) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _run(params: Params, images: Array, config: YoloConfig) -> YoloOutputs:
+def run(params: Params, images: Array, config: YoloConfig) -> YoloOutputs:
     return nnx.merge(_graphdef(config), params)(images)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _decode(params: Params, images: Array, config: YoloConfig) -> tuple[Array, Array]:
-    outputs = _run(params, images, config)
+    outputs = run(params, images, config)
     boxes = decode_boxes(outputs, images.shape[1], images.shape[2])
     return boxes, jax.nn.sigmoid(outputs.classes)

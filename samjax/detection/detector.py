@@ -1,0 +1,147 @@
+"""`YoloDetector`: a picture to boxes, classes, scores and masks."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int32, UInt8
+
+from samjax.detection.letterbox import fit
+from samjax.detection.masks import mask_in_picture, mask_logits
+from samjax.detection.model import YoloModel, run
+from samjax.detection.suppression import suppress
+from samjax.models.params import Params
+from samjax.models.yolo import YoloConfig, decode_boxes
+from samjax.postprocess import Rle, compress_mask
+
+
+class Detections(NamedTuple):
+    """What is in one picture, the best first.
+
+    Boxes are (x0, y0, x1, y1) in its pixels, scores in 0..1; `masks` are run lengths at its own
+    resolution, None of a model without masks.
+    """
+
+    boxes: Float32[np.ndarray, "N 4"]
+    scores: Float32[np.ndarray, "N"]
+    classes: Int32[np.ndarray, "N"]
+    masks: list[Rle] | None = None
+
+
+class YoloDetector:
+    """A YOLOv8 that detects or segments, with the thresholds that are wanted of it.
+
+    Args:
+      model: as `samjax.convert.yolo.load_yolo` gives it.
+      conf: boxes are kept whose best class scores above this.
+      iou: overlap with a better box of its class above which a box goes.
+      imgsz: the longest side of the model's input, or its (height, width): multiples of 32.
+      max_det: at most this many boxes of a picture.
+      classes: numbers of the classes to keep; None is all.
+      agnostic: a better box of any class counts.
+      rect: margins only as wide as they have to be; otherwise all inputs have one size, and one
+        program serves all pictures.
+
+    Raises `ValueError` for a value that is out of range, and for a model of oriented boxes.
+    """
+
+    def __init__(
+        self,
+        model: YoloModel,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        imgsz: int | tuple[int, int] = 640,
+        max_det: int = 300,
+        classes: Sequence[int] | None = None,
+        agnostic: bool = False,
+        rect: bool = True,
+    ):
+        for name, value in (("conf", conf), ("iou", iou)):
+            if not (math.isfinite(value) and 0 <= value <= 1):
+                raise ValueError(f"{name} is {value}; it has to be a number from 0 to 1.")
+        if max_det < 1:
+            raise ValueError(f"max_det is {max_det}; it has to be at least 1.")
+        if model.config.task == "obb":
+            raise ValueError(
+                "this model finds oriented boxes, which are not suppressed here yet; "
+                "YoloModel.boxes_and_scores gives all of them."
+            )
+        count = model.config.num_classes
+        if classes is not None and (
+            strange := [number for number in classes if not 0 <= number < count]
+        ):
+            raise ValueError(f"classes has {strange[0]}; this model's are 0 to {count - 1}.")
+        fit(1, 1, imgsz)
+        self.model = model
+        self.conf, self.iou, self.imgsz, self.max_det = conf, iou, imgsz, max_det
+        self.agnostic, self.rect = agnostic, rect
+        self._wanted = np.ones(count, np.bool_)
+        if classes is not None:
+            self._wanted[:] = False
+            self._wanted[list(classes)] = True
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class number to name."""
+        return dict(enumerate(self.model.names))
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Detections:
+        """What is in an RGB picture."""
+        height, width, _ = image.shape
+        letterbox = fit(height, width, self.imgsz, rect=self.rect)
+        found = _detect(
+            self.model.params, letterbox.apply(image)[None], self._wanted, np.float32(self.conf),
+            np.float32(self.iou), config=self.model.config, max_det=self.max_det,
+            agnostic=self.agnostic,
+        )  # fmt: skip
+        count = int(found.number[0])
+        boxes = letterbox.boxes_in_picture(np.asarray(found.boxes[0])[:count])
+        scores = np.asarray(found.scores[0])[:count]
+        classes = np.asarray(found.classes[0])[:count]
+        if found.coefficients is None or found.prototypes is None:
+            return Detections(boxes, scores, classes)
+        logits = mask_logits(np.asarray(found.coefficients[0])[:count], found.prototypes[0])
+        masks = [
+            compress_mask(mask_in_picture(mask, box, letterbox))
+            for mask, box in zip(logits, boxes, strict=True)
+        ]
+        return Detections(boxes, scores, classes, masks)
+
+
+class _Found(NamedTuple):
+    boxes: Array
+    scores: Array
+    classes: Array
+    number: Array
+    coefficients: Array | None
+    prototypes: Array | None
+
+
+@functools.partial(jax.jit, static_argnames=("config", "max_det", "agnostic"))
+def _detect(
+    params: Params, images: Array, wanted: Array, conf: Array, iou: Array, *,
+    config: YoloConfig, max_det: int, agnostic: bool,
+) -> _Found:  # fmt: skip
+    """Of uint8 inputs: the picks of each picture, padded to `max_det`."""
+    outputs = run(params, images.astype(jnp.float32) / 255, config)
+    boxes = decode_boxes(outputs, images.shape[1], images.shape[2])
+    every = jax.nn.sigmoid(outputs.classes)
+    classes = jnp.argmax(every, axis=-1).astype(jnp.int32)
+    scores = jnp.where(wanted[classes], jnp.max(every, axis=-1), 0)
+    choose = functools.partial(suppress, max_det=max_det, agnostic=agnostic)
+    picks, count = jax.vmap(choose, in_axes=(0, 0, 0, None, None))(
+        boxes, scores, classes, conf, iou
+    )
+
+    def picked(x: Any) -> Any:
+        return None if x is None else jax.vmap(lambda of_one, i: of_one[i])(x, picks)
+
+    return _Found(
+        picked(boxes), picked(scores), picked(classes), count,
+        picked(outputs.mask_coefficients), outputs.prototypes,
+    )  # fmt: skip
