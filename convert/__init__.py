@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from samjax.buckets import is_in_a_bucket
-from samjax.checkpoint import Model, is_torch_file, load, make_ready, save_checkpoint
+from samjax.checkpoint import Model, is_torch_file, load_any, make_ready, save_checkpoint
 from samjax.convert.huggingface import (
     load_huggingface,
     load_safetensors,
@@ -21,6 +21,7 @@ from samjax.convert.pth import load_pth, save_pth
 from samjax.convert.state_dict import from_state_dict, to_state_dict
 from samjax.convert.verify import Report
 from samjax.convert.verify import verify as _verify
+from samjax.kinds import AnyModel
 from samjax.models.config import Dtype, EverythingThresholds
 from samjax.models.params import describe, flatten
 
@@ -58,7 +59,7 @@ class Conversion(NamedTuple):
     source: Path | str
     target: Path | str
     format: Format
-    model: Model
+    model: AnyModel
     report: Report | None
 
 
@@ -72,7 +73,8 @@ def convert(
     overwrite: bool = False,
     verify: bool = False,
 ) -> Conversion:
-    """Reads whatever `samjax.load` reads and writes it to `target`, bit for bit.
+    """Reads what `samjax.load` or `samjax.detection.load` reads and writes it to `target`, bit for
+    bit.
 
     `to` is "orbax" (a checkpoint directory, also in a bucket), "meta" (a torch file in Meta's
     names, which Ultralytics reads too, or in HQ-SAM's or MobileSAM's), "huggingface" (a folder for
@@ -80,7 +82,8 @@ def convert(
     the target says it: `.pth` and `.pt` are Meta's, `.safetensors` is that, and a folder is Orbax.
     `dtype` is the parameters' type there, if it is another. `everything` are thresholds for the
     target to carry, beside those of the source; only "orbax" carries any. `verify` runs the
-    original model from the `.pth` of the two beside the other one (`samjax.convert.verify`).
+    original model from the `.pth` of the two beside the other one (`samjax.convert.verify`). A
+    YOLOv8 goes to "orbax" only, and there is no original of it to run.
 
     Raises what `load`, `save_checkpoint`, `save_pth`, `save_huggingface` and `verify` raise, and
     `ValueError` for values that `dtype` cannot hold and thresholds that the target cannot carry.
@@ -100,15 +103,25 @@ def convert(
             f"{path} is not a torch file and {target} will not be one either: there is no "
             "original to verify against."
         )
-    model = _changed(load(source), dtype, everything or {})
+    model = load_any(source)
+    if not isinstance(model, Model) and (to != "orbax" or everything or verify):
+        raise ValueError(
+            f"{source} is a YOLOv8, which is written as an Orbax folder only, without thresholds "
+            "for everything, and not verified."
+        )
+    model = _changed(model, dtype, everything or {})
     _SAVE[to](here, model, overwrite=overwrite)
-    model = load(here) if verify and to != "meta" else model
-    return Conversion(path, here, to, model, _verify(pth, model) if verify else None)
+    if not verify:
+        return Conversion(path, here, to, model, None)
+    model = load_any(here) if to != "meta" else model
+    assert isinstance(model, Model)
+    return Conversion(path, here, to, model, _verify(pth, model))
 
 
-def _changed(model: Model, dtype: Dtype | None, everything: Mapping[str, float]) -> Model:
-    thresholds = EverythingThresholds.from_dict({**model.everything.to_dict(), **everything})
-    model = dataclasses.replace(model, everything=thresholds)
+def _changed(model: AnyModel, dtype: Dtype | None, everything: Mapping[str, float]) -> AnyModel:
+    if isinstance(model, Model):
+        thresholds = EverythingThresholds.from_dict({**model.everything.to_dict(), **everything})
+        model = dataclasses.replace(model, everything=thresholds)
     if dtype is None:
         return model
     cast = model.astype(dtype)

@@ -12,9 +12,9 @@ import numpy as np
 
 from samjax.convert.pickled_modules import Stub, module_arrays, read_torch_zip
 from samjax.convert.table import Row, Table, permute, to_ours, wrong_shapes
-from samjax.detection.model import YoloModel, abstract_params
 from samjax.models.params import describe, differences, flatten, unflatten
 from samjax.models.yolo.config import Task, YoloConfig
+from samjax.yolo_model import YoloModel, abstract_params
 
 EPSILON = 1e-3
 """Of the published models' batch norms."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from samjax.buckets import copied_here, is_in_a_bucket, read_text
 from samjax.fetch import cached_path, fetch, is_a_name, unknown_name
+from samjax.kinds import AnyModel
 from samjax.model import Model, Placement
 from samjax.models.config import Dtype, EverythingThresholds
 from samjax.orbax_folder import (
@@ -20,9 +21,11 @@ from samjax.orbax_folder import (
     parse_thresholds,
     read_description,
     save_checkpoint,
+    thresholds_in,
 )
 from samjax.sources import HUGGINGFACE_CONFIG, is_torch_file, read_model, starts_as_zip
 from samjax.writing import write_beside
+from samjax.zoo import find
 
 __all__ = [
     "ASSETS",
@@ -32,6 +35,7 @@ __all__ = [
     "is_checkpoint_directory",
     "is_torch_file",
     "load",
+    "load_any",
     "locate",
     "make_ready",
     "read_thresholds",
@@ -47,6 +51,12 @@ ASSETS = Path(__file__).with_name("assets")
 """Where it lies."""
 
 
+_DETECTOR = (
+    "{} is a YOLOv8, which finds boxes and takes no prompts: samjax.detection.load reads it; "
+    "samjax.FastSAM and samjax.auto_annotate take it too."
+)
+
+
 def load(
     source: str | os.PathLike | None = None,
     *,
@@ -54,6 +64,8 @@ def load(
     sharding: Placement | None = None,
 ) -> Model:
     """Reads a checkpoint, from a path or by the name of a published model.
+
+    YOLOv8 detectors are read by `samjax.detection.load`, from the same places.
 
     A path, also one in a bucket ("gs://bucket/name"), is a directory by `save_checkpoint`, a torch
     file in Meta's names, a Hugging Face `SamModel` folder or a safetensors file. What it is shows
@@ -72,13 +84,27 @@ def load(
     by `save_checkpoint` each device reads its part.
 
     Raises `FileNotFoundError`, `ValueError` for what is damaged, foreign, incomplete, of a newer
-    format, or would run code (nothing in a file is ever run), and what `samjax.fetch.fetch` raises.
+    format, a detector, or would run code (nothing in a file is ever run), and what
+    `samjax.fetch.fetch` raises.
     """
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise ValueError(f"dtype is {dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
     if source is None:
         _log_default()
         source = NANO
+    known = find(str(source)) if is_a_name(source) else None
+    if known and known.detector:
+        raise ValueError(_DETECTOR.format(source))
+    model = load_any(source, dtype=dtype, sharding=sharding)
+    if not isinstance(model, Model):
+        raise ValueError(_DETECTOR.format(source))
+    return model
+
+
+def load_any(
+    source: str | os.PathLike, *, dtype: Dtype | None = None, sharding: Placement | None = None
+) -> AnyModel:
+    """What is there of any kind; source, options and errors are those of `load`."""
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype is {dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
     if is_in_a_bucket(source):
         with copied_here(source, (DESCRIPTION, HUGGINGFACE_CONFIG)) as path:
             return read_model(path, dtype=dtype, sharding=sharding)
@@ -112,7 +138,9 @@ def read_thresholds(source: str | os.PathLike) -> EverythingThresholds:
     if is_in_a_bucket(source):
         return parse_thresholds(read_text(source, DESCRIPTION) or "{}", os.fspath(source))
     path = locate(source)
-    return read_description(path)[1] if is_checkpoint_directory(path) else EverythingThresholds()
+    if not is_checkpoint_directory(path):
+        return EverythingThresholds()
+    return thresholds_in(read_description(path).content, path)
 
 
 @functools.cache

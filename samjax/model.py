@@ -50,19 +50,28 @@ class Model:
 
         Constants keep theirs: in bfloat16 the positional encoding would lose several pixels.
         """
-        keep = buffer_names(self.config)
-        leaves = flatten(self.params)
-        cast = {n: x if n in keep else jnp.asarray(x, dtype) for n, x in leaves.items()}
-        return dataclasses.replace(self, params=unflatten(cast))
+        params = cast_params(self.params, dtype, keep=buffer_names(self.config))
+        return dataclasses.replace(self, params=params)
 
     def place(self, sharding: Placement) -> "Model":
         """With the arrays laid out over devices. Raises `ValueError` for one that cannot be."""
-        leaves = flatten(self.params)
-        placed = {
-            name: jax.device_put(x, placement(sharding, name, x.shape))
-            for name, x in leaves.items()
-        }
-        return dataclasses.replace(self, params=unflatten(placed))
+        return dataclasses.replace(self, params=place_params(self.params, sharding))
+
+
+def cast_params(
+    params: Params, dtype: Dtype, *, keep: frozenset[str] = frozenset()
+) -> Params:  # fmt: skip
+    """With arrays of another type, but for those of the dotted names `keep`."""
+    leaves = flatten(params)
+    return unflatten({n: x if n in keep else jnp.asarray(x, dtype) for n, x in leaves.items()})
+
+
+def place_params(params: Params, sharding: Placement) -> Params:
+    """With arrays laid out over devices. Raises `ValueError` for one that cannot be."""
+    leaves = flatten(params)
+    return unflatten({
+        name: jax.device_put(x, placement(sharding, name, x.shape)) for name, x in leaves.items()
+    })  # fmt: skip
 
 
 def placement(

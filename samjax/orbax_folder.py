@@ -1,22 +1,22 @@
 """Checkpoint directories of samjax: `params`, which Orbax writes and reads, and `samjax.json`, with
-the format's version, the config, the size of each file in `params`, and, where the model carries
-any, its thresholds for everything."""
+the format's version, the kind of model, the config, the size of each file in `params`, and what
+else belongs to the kind: a SAM's thresholds for everything, a detector's class names."""
 
 import contextlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from samjax.buckets import copy_there, is_in_a_bucket, local_folder
-from samjax.model import Model, Placement, placement
-from samjax.models.architecture import abstract_params, buffer_names
-from samjax.models.config import Dtype, EverythingThresholds, SamConfig
+from samjax.kinds import SAM, AnyModel, Kind, kind_named, kind_of, thresholds
+from samjax.model import Placement, placement
+from samjax.models.config import Dtype, EverythingThresholds
 from samjax.models.params import Params, describe, differences, flatten, unflatten
 from samjax.writing import check_target, write_beside
 
@@ -24,14 +24,21 @@ FORMAT_VERSION = 1
 
 DESCRIPTION = "samjax.json"
 _PARAMS = "params"
-_EVERYTHING = "everything"
 
 
 class DamagedError(ValueError):
     """A checkpoint directory that is not whole."""
 
 
-def save_checkpoint(path: str | os.PathLike, model: Model, *, overwrite: bool = False) -> None:
+class Description(NamedTuple):
+    """What `samjax.json` says: the kind of model, its config, and the whole content."""
+
+    kind: Kind
+    config: Any
+    content: dict[str, Any]
+
+
+def save_checkpoint(path: str | os.PathLike, model: AnyModel, *, overwrite: bool = False) -> None:
     """Writes a checkpoint directory, whole or not at all; folders above it are made.
 
     `overwrite` replaces a checkpoint of samjax, and nothing else. Until the new one is complete the
@@ -41,7 +48,8 @@ def save_checkpoint(path: str | os.PathLike, model: Model, *, overwrite: bool = 
     Raises `FileExistsError`, `ValueError` if the arrays do not fit the config, `ImportError` where
     the bucket's library is missing, and `OSError` if the path cannot be written.
     """
-    _check_fits(flatten(model.params), model.config, "The model")
+    kind = kind_of(model)
+    _check_fits(flatten(model.params), kind.abstract_params(model.config), "The model")
     if is_in_a_bucket(path):
         with local_folder() as folder:
             save_checkpoint(folder / "model", model)
@@ -60,8 +68,9 @@ def save_checkpoint(path: str | os.PathLike, model: Model, *, overwrite: bool = 
         description = {
             "format": "samjax",
             "format_version": FORMAT_VERSION,
+            "model": kind.name,
             "config": model.config.to_dict(),
-            **({_EVERYTHING: carried} if (carried := model.everything.to_dict()) else {}),
+            **kind.beside(model),
             "files": _file_sizes(folder / _PARAMS),
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
@@ -73,34 +82,36 @@ def is_checkpoint_directory(path: Path) -> bool:
 
 def read_checkpoint_directory(
     path: Path, *, dtype: Dtype | None = None, sharding: Placement | None = None
-) -> Model:
+) -> AnyModel:
     """The model, each array read straight to where `sharding` puts it, as `dtype`.
 
     Raises `ValueError` for what is damaged, of a newer format, or cannot be laid out so.
     """
-    config, everything = read_description(path)
+    kind, config, content = read_description(path)
     folder = path.absolute() / _PARAMS
     with ocp.StandardCheckpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
         tree = checkpointer.metadata(folder).item_metadata.tree
     stored = flatten(tree)
-    _check_fits(stored, config, str(path))
+    expected = kind.abstract_params(config)
+    _check_fits(stored, expected, str(path))
     sharding = sharding or jnp.zeros(()).sharding
-    keep = buffer_names(config) if dtype else frozenset(stored)
+    keep = kind.buffer_names(config) if dtype else frozenset(stored)
     target = {
         name: jax.ShapeDtypeStruct(
             stored[name].shape,
             stored[name].dtype if name in keep else jnp.dtype(dtype),
             sharding=placement(sharding, name, tuple(stored[name].shape)),
         )
-        for name in flatten(abstract_params(config))
+        for name in flatten(expected)
     }
     with ocp.StandardCheckpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
         restored = checkpointer.restore(folder, _orbax_tree(unflatten(target)))
-    return Model(unflatten(flatten(restored)), config, everything)
+    with _damage(path, f"The {kind.what} in its {DESCRIPTION} cannot be used"):
+        return kind.build(unflatten(flatten(restored)), config, content)
 
 
-def read_description(path: Path) -> tuple[SamConfig, EverythingThresholds]:
-    """Config and thresholds, once the format is known and every file is there in full.
+def read_description(path: Path) -> Description:
+    """What the directory holds, once the format is known and every file is there in full.
 
     Orbax itself notices a file that is cut off only while it reads, and less plainly.
     """
@@ -113,9 +124,9 @@ def read_description(path: Path) -> tuple[SamConfig, EverythingThresholds]:
             f"{FORMAT_VERSION}): pip install --upgrade samjax"
         )
     with _damage(path, f"The config in its {DESCRIPTION} cannot be used"):
-        config = SamConfig.from_dict(description["config"])
+        kind = kind_named(description.get("model", SAM.name))
+        config = kind.config.from_dict(description["config"])
         expected = dict(description["files"])
-    everything = _thresholds(description, path)
     found = _file_sizes(path / _PARAMS)
     broken = [
         f"{_PARAMS}/{name}: {found.get(name, 'missing')}, expected {size} bytes"
@@ -127,19 +138,20 @@ def read_description(path: Path) -> tuple[SamConfig, EverythingThresholds]:
             f"{path} is damaged or was not copied to its end.\n"
             f"{describe({'files that are not whole': broken})}"
         )
-    return config, everything
+    return Description(kind, config, description)
 
 
 def parse_thresholds(text: str, path: str) -> EverythingThresholds:
     """Those in the text of a `samjax.json`. Raises `ValueError`, with the path."""
     with _damage(path, f"Its {DESCRIPTION} cannot be read"):
         description = dict(json.loads(text))
-    return _thresholds(description, path)
+    return thresholds_in(description, path)
 
 
-def _thresholds(description: dict[str, Any], path: Path | str) -> EverythingThresholds:
-    with _damage(path, f"The thresholds in its {DESCRIPTION} cannot be used"):
-        return EverythingThresholds.from_dict(description.get(_EVERYTHING, {}))
+def thresholds_in(content: dict[str, Any], path: Path | str) -> EverythingThresholds:
+    """Those of a description's content. Raises `ValueError`, with the path."""
+    with _damage(path, f"The {SAM.what} in its {DESCRIPTION} cannot be used"):
+        return thresholds(content)
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:
@@ -166,8 +178,8 @@ def _damage(path: Path | str, what: str) -> Iterator[None]:
         ) from error
 
 
-def _check_fits(leaves: dict[str, Any], config: SamConfig, whose: str) -> None:
-    groups = differences(leaves, flatten(abstract_params(config)))
+def _check_fits(leaves: dict[str, Any], expected: Params, whose: str) -> None:
+    groups = differences(leaves, flatten(expected))
     if any(groups.values()):
         raise ValueError(f"{whose} has arrays that do not fit its config.\n{describe(groups)}")
 

@@ -1,9 +1,11 @@
 """What a checkpoint on disk can be, told from its content, and how each kind is read."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from samjax.kinds import AnyModel
 from samjax.model import Model, Placement
 from samjax.models.config import Dtype
 from samjax.orbax_folder import DESCRIPTION, is_checkpoint_directory, read_checkpoint_directory
@@ -11,12 +13,14 @@ from samjax.orbax_folder import DESCRIPTION, is_checkpoint_directory, read_check
 HUGGINGFACE_CONFIG = "config.json"
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_YOLO_MARKS = b"ultralytics", b"model.22."
+"""Of the classes that a pickled YOLOv8 is made of, or of its head's arrays."""
 _PICKLE_MAGICS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 
 
 def read_model(
     path: Path, *, dtype: Dtype | None = None, sharding: Placement | None = None
-) -> Model:
+) -> AnyModel:
     """The model at a path that exists. Raises `ValueError` for what is of no known kind."""
     if is_checkpoint_directory(path):
         return read_checkpoint_directory(path, dtype=dtype, sharding=sharding)
@@ -49,9 +53,31 @@ def is_huggingface_folder(path: Path) -> bool:
     return path.is_dir() and (path / HUGGINGFACE_CONFIG).is_file()
 
 
+def is_yolo_file(path: Path) -> bool:
+    """Whether it is an ONNX file, or a torch file that names a YOLOv8's classes or arrays."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".onnx":
+        return True
+    if not starts_as_zip(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl"]
+            return any(mark in archive.read(n) for n in names for mark in _YOLO_MARKS)
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False
+
+
 class _Foreign(NamedTuple):
     recognizes: Callable[[Path], bool]
-    read: Callable[[Path], Model]
+    read: Callable[[Path], AnyModel]
+
+
+def _read_yolo(path: Path) -> AnyModel:
+    from samjax.convert.yolo import load_yolo
+
+    return load_yolo(path)
 
 
 def _read_torch(path: Path) -> Model:
@@ -73,6 +99,7 @@ def _read_huggingface(path: Path) -> Model:
 
 
 _FOREIGN = (
+    _Foreign(is_yolo_file, _read_yolo),
     _Foreign(is_torch_file, _read_torch),
     _Foreign(is_safetensors_file, _read_safetensors),
     _Foreign(is_huggingface_folder, _read_huggingface),

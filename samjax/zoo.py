@@ -12,6 +12,8 @@ import re
 META_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 HUGGINGFACE_URL = "https://huggingface.co/"
 
+ULTRALYTICS_URL = "https://github.com/ultralytics/assets/releases/download/v8.3.0/"
+
 APACHE = "Apache-2.0"
 
 
@@ -29,8 +31,9 @@ class RemoteFile:
 class Published:
     """A model that can be loaded by name: one torch file, or what is in a Hugging Face repository.
 
-    `repository` is "OWNER/MODEL" there; `file` is None for it, since the folder is looked into.
-    `licence` is that of the weights, as their publisher states it; None where it is not known here.
+    `repository` is "OWNER/MODEL" there; `file` is None for it, since the folder is looked into. A
+    `detector` is a YOLOv8, whose file is read without torch (`samjax.detection.load`). `licence` is
+    that of the weights, as their publisher states it; None where it is not known here.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Published:
     other_names: tuple[str, ...] = ()
     licence: str | None = APACHE
     publisher: str = ""
+    detector: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,7 +51,7 @@ class Published:
 
     @property
     def needs_torch(self) -> bool:
-        return self.file is not None
+        return self.file is not None and not self.detector
 
 
 def _meta(name: str, file: str, size: int, sha256: str, *other_names: str) -> Published:
@@ -66,6 +70,17 @@ def _hq(name: str, size: int | None = None, sha256: str | None = None) -> Publis
         name=name,
         file=RemoteFile(url=url, name=file, size=size, sha256=sha256),
         publisher="SAM-HQ",
+    )
+
+
+def _detector(name: str) -> Published:
+    file = f"{name}.pt"
+    return Published(
+        name=name,
+        file=RemoteFile(url=ULTRALYTICS_URL + file, name=file),
+        licence="AGPL-3.0",
+        publisher="Ultralytics",
+        detector=True,
     )
 
 
@@ -107,6 +122,8 @@ PUBLISHED: tuple[Published, ...] = (
                   publisher="Meta")
         for size in ("base", "large", "huge")
     ),
+    *(_detector(f"FastSAM-{size}") for size in "sx"),
+    *(_detector(f"yolov8{size}{task}") for task in ("", "-seg") for size in "nsmlx"),
 )  # fmt: skip
 """In the order of `samjax models`. "sam_b.pt" and "sam_l.pt" are Ultralytics' names for Meta's
 weights, which are fetched from Meta."""

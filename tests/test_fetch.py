@@ -13,15 +13,19 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import yolo_reference
 
-from samjax import checkpoint, fetch, zoo
+from samjax import checkpoint, detection, fetch, zoo
 from samjax.checkpoint import Model, load, locate, save_checkpoint
 from samjax.cli import main
 from samjax.convert import save_huggingface, save_pth
+from samjax.convert.yolo import load_yolo
 from samjax.download import DownloadError
 from samjax.models import SamConfig, TinyViTConfig
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten, unflatten
+from samjax.models.yolo import YoloConfig
 from samjax.orbax_folder import read_description
 from samjax.zoo import PUBLISHED, Published, RemoteFile
 
@@ -86,7 +90,7 @@ def assert_same(found: Model, expected: Model) -> None:
 
 def is_whole(path: Path) -> bool:
     """Cheaper than to load it."""
-    return read_description(path)[0] == SamConfig.tiny(64)
+    return read_description(path).config == SamConfig.tiny(64)
 
 
 def test_it_is_downloaded_and_converted_once(published, server, cache, pth, model, monkeypatch):
@@ -296,7 +300,7 @@ def test_names_are_clear_and_complete():
     assert {"vit_b", "vit_l", "vit_h", "mobile_sam", "hq_vit_b", "hq_vit_l", "hq_vit_h",
             "hq_vit_tiny", "sam_b.pt", "sam_l.pt", "mobile_sam.pt"} <= set(names)  # fmt: skip
     for model in PUBLISHED:
-        assert model.licence == "Apache-2.0"
+        assert model.licence == ("AGPL-3.0" if model.detector else "Apache-2.0")
         assert (model.file is None) != (model.repository is None)
         if model.file:
             assert model.file.url.startswith("https://")
@@ -314,6 +318,17 @@ STAND_INS = {
     "mobile_sam": SamConfig.vit_t(image_encoder=TINY_VIT, decoder_mlp_width=64),
     "hq_vit_tiny": SamConfig.vit_t(image_encoder=TINY_VIT, decoder_mlp_width=64, hq=True),
     **{f"facebook/sam-vit-{size}": SamConfig.tiny(64) for size in ("base", "large", "huge")},
+    **{
+        entry.name: YoloConfig(
+            task="detect" if entry.name[-1] in "nsmlx" and "-" not in entry.name else "segment",
+            num_classes=2,
+            widths=(8, 8, 8, 8, 8),
+            depths=(1, 1, 1, 1),
+            prototype_width=8,
+        )
+        for entry in PUBLISHED
+        if entry.detector
+    },
 }
 """A small model of each published one's architecture."""
 
@@ -323,8 +338,12 @@ def stand_in(tmp_path_factory):
     """A model of that config, and the files of it under the names that are asked for."""
 
     @functools.cache
-    def make(config: SamConfig, huggingface: bool) -> tuple[Model, dict[str, bytes]]:
-        model, path = random_model(config), tmp_path_factory.mktemp("stand-in") / "model"
+    def make(config, huggingface: bool):
+        path = tmp_path_factory.mktemp("stand-in") / "model"
+        if isinstance(config, YoloConfig):
+            torch.save(yolo_reference.build(config).state_dict(), path)
+            return load_yolo(path), {"": path.read_bytes()}
+        model = random_model(config)
         if huggingface:
             save_huggingface(path, model)
             return model, {file.name: file.read_bytes() for file in path.iterdir()}
@@ -347,7 +366,7 @@ def test_every_published_name(entry, server, cache, stand_in, monkeypatch):
     monkeypatch.setattr(zoo, "PUBLISHED", (entry,))
     for name, content in files.items():
         server.serve(path + name, content)
-    assert_same(load(entry.names[-1]), model)
+    assert_same((detection.load if entry.detector else load)(entry.names[-1]), model)
     assert set(server.asked) >= {f"/{path}{name}" for name in files}
     assert {locate(name) for name in entry.names} == set((cache / "models").glob("[!.]*"))
 

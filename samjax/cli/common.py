@@ -4,14 +4,17 @@ import argparse
 import dataclasses
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samjax.cli.progress import waiting
 
 if TYPE_CHECKING:
     import samjax.checkpoint
+    import samjax.kinds
     import samjax.models.config
+    import samjax.models.yolo
 
 
 OWN_MODEL = "nano, which comes with samjax"
@@ -28,9 +31,22 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(source: str | None) -> "samjax.checkpoint.Model":
-    """Loads, and says what. None is the package's own model."""
+    """A Segment Anything model, and says what. None is the package's own model."""
+    from samjax.checkpoint import load
+
+    return _load(source, load)
+
+
+def load_any_model(source: str | None) -> "samjax.kinds.AnyModel":
+    """The same of a detector too."""
+    from samjax.checkpoint import load_any
+
+    return _load(source, load_any)
+
+
+def _load(source: str | None, load: Callable[[str], Any]) -> Any:
     from samjax.buckets import is_in_a_bucket
-    from samjax.checkpoint import NANO, load, make_ready
+    from samjax.checkpoint import NANO, make_ready
 
     if source is None:
         source = NANO
@@ -57,7 +73,7 @@ def model_path(source: str | None) -> Path | str:
     return locate(NANO if source is None else source).resolve()
 
 
-def summary(model: "samjax.checkpoint.Model") -> str:
+def summary(model: "samjax.kinds.AnyModel") -> str:
     """Architecture, parameters and their type, such as "ViT-B, 93.7 M parameters, float32"."""
     millions = model.num_parameters / 1e6
     digits = 1 if millions >= 10 else 3
@@ -65,10 +81,16 @@ def summary(model: "samjax.checkpoint.Model") -> str:
     return f"{name}, {millions:.{digits}f} M parameters, {dtypes(model)}"
 
 
-def architecture(config: "samjax.models.config.SamConfig") -> str | None:
-    """ "ViT-B", "HQ ViT-B" and so on, "MobileSAM", "HQ TinyViT" or "nano"; None for others. The
-    input size makes no difference."""
+def architecture(
+    config: "samjax.models.config.SamConfig | samjax.models.yolo.YoloConfig",
+) -> str | None:
+    """ "ViT-B", "HQ ViT-B" and so on, "MobileSAM", "HQ TinyViT", "nano" or "YOLOv8n-seg"; None for
+    others. The input size makes no difference."""
     from samjax.models import ImageEncoderViTConfig, SamConfig
+    from samjax.models.yolo import YoloConfig
+
+    if isinstance(config, YoloConfig):
+        return config.name
 
     def shape(config: SamConfig) -> object:
         encoder = config.image_encoder
@@ -88,7 +110,7 @@ def architecture(config: "samjax.models.config.SamConfig") -> str | None:
     return f"HQ {name}" if name and config.hq else name
 
 
-def dtypes(model: "samjax.checkpoint.Model") -> str:
+def dtypes(model: "samjax.kinds.AnyModel") -> str:
     """The parameters' types, the most frequent first."""
     import jax
 
@@ -110,8 +132,12 @@ def number(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _unnamed(config: "samjax.models.config.SamConfig") -> str:
+def _unnamed(config: "samjax.models.config.SamConfig | samjax.models.yolo.YoloConfig") -> str:
     from samjax.models import EfficientNetLiteConfig, TinyViTConfig
+    from samjax.models.yolo import YoloConfig
+
+    if isinstance(config, YoloConfig):
+        return f"YOLOv8 of widths {', '.join(map(str, config.widths))}"
 
     encoder = config.image_encoder
     if isinstance(encoder, EfficientNetLiteConfig):

@@ -16,7 +16,8 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         "convert",
         parents=[shared],
         help="a checkpoint of one format to another",
-        description="Converts a checkpoint bit for bit. The format of SOURCE and the architecture "
+        description="Converts a checkpoint bit for bit: Segment Anything's, and detectors to "
+        "Orbax folders. The format of SOURCE and the architecture "
         "are read from its content, the format of TARGET from its name.",
     )
     parser.add_argument(

@@ -4,12 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samjax.cli.common import OWN_MODEL, architecture, dtypes, load_model, model_path, size_text
+from samjax.cli.common import OWN_MODEL, architecture, dtypes, load_any_model, model_path, size_text
 from samjax.cli.progress import waiting
 
 if TYPE_CHECKING:
     import samjax.checkpoint
+    import samjax.kinds
     import samjax.models.config
+    import samjax.yolo_model
 
 CLICKS = 64
 """Prompts of one point for which decoding is measured: the generator's default batch."""
@@ -42,7 +44,7 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import jax
 
-    model = load_model(args.model)
+    model = load_any_model(args.model)
     for name, value in description(model).items():
         print(f"{name:<{_WIDTH}}{value}")
     if isinstance(path := model_path(args.model), Path):
@@ -60,10 +62,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def description(model: "samjax.checkpoint.Model") -> dict[str, str]:
+def description(model: "samjax.kinds.AnyModel") -> dict[str, str]:
     """What shows in the arrays and the config, in lines."""
     import jax
 
+    from samjax.yolo_model import YoloModel
+
+    if isinstance(model, YoloModel):
+        return _detector_lines(model)
     config = model.config
     parts = {
         name: sum(leaf.size for leaf in jax.tree.leaves(model.params[name]))
@@ -82,6 +88,28 @@ def description(model: "samjax.checkpoint.Model") -> dict[str, str]:
         "image embedding": f"{config.grid_size} x {config.grid_size} x {config.embed_dim}",
         "low-res masks": f"{config.low_res_size} x {config.low_res_size}",
         "everything": _thresholds(model),
+        "size in memory": size_text(model.num_bytes),
+    }
+
+
+def _detector_lines(model: "samjax.yolo_model.YoloModel") -> dict[str, str]:
+    config = model.config
+    finds = {"detect": "boxes", "segment": "boxes with masks", "obb": "oriented boxes"}
+    names = ", ".join(model.names[:8]) + (", ..." if len(model.names) > 8 else "")
+    masks = {}
+    if config.task == "segment":
+        masks = {
+            "masks": f"{config.mask_channels} prototypes at a quarter of the input's resolution"
+        }
+    return {
+        "architecture": config.name or "YOLOv8 of its own size",
+        "finds": finds[config.task],
+        "channels": f"{_listed(config.widths)} at strides 2, 4, 8, 16, 32",
+        **masks,
+        "classes": f"{config.num_classes}: {names}",
+        "parameters": f"{model.num_parameters:,}, batch norms folded",
+        "dtype": f"{dtypes(model)}; computes in {config.dtype}",
+        "input size": "multiples of 32 pixels; 640 where none is named",
         "size in memory": size_text(model.num_bytes),
     }
 
@@ -131,7 +159,7 @@ def _listed(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def working_memory(model: "samjax.checkpoint.Model") -> dict[str, int | None]:
+def working_memory(model: "samjax.kinds.AnyModel") -> dict[str, int | None]:
     """Bytes for temporaries and results as the compiler states them, or None where it does not.
 
     Only shapes are looked at: `model` may hold `jax.ShapeDtypeStruct`.
@@ -141,7 +169,13 @@ def working_memory(model: "samjax.checkpoint.Model") -> dict[str, int | None]:
 
     from samjax.inference import decode_masks, encode_images
     from samjax.types import Prompts
+    from samjax.yolo_model import YoloModel
+    from samjax.yolo_model import run as run_yolo
 
+    if isinstance(model, YoloModel):
+        picture = jax.ShapeDtypeStruct((1, 640, 640, 3), "float32")
+        program = run_yolo.lower(model.params, picture, config=model.config)
+        return {"detect, 640 x 640": _bytes(program.compile())}
     config = model.config
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), "float32")
     prompts = jax.eval_shape(

@@ -12,11 +12,11 @@ from jaxtyping import Array, Float32, Int32, UInt8
 
 from samjax.detection.letterbox import fit
 from samjax.detection.masks import mask_in_picture, mask_logits
-from samjax.detection.model import YoloModel, run
 from samjax.detection.suppression import suppress
 from samjax.models.params import Params
 from samjax.models.yolo import YoloConfig, decode_boxes
 from samjax.postprocess import Rle, compress_mask
+from samjax.yolo_model import YoloModel, run
 
 
 class Detections(NamedTuple):

@@ -287,7 +287,7 @@ class SamConfig:
                 f"image_encoder is of kind {kind!r}; this samjax knows {list(_KINDS)}. "
                 "Was it saved by a newer one?"
             )
-        return _from_fields(cls, {**values, "image_encoder": _from_fields(_KINDS[kind], encoder)})
+        return from_fields(cls, {**values, "image_encoder": from_fields(_KINDS[kind], encoder)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -323,7 +323,8 @@ class EverythingThresholds:
         return cls(**values)
 
 
-def _from_fields(cls: type, values: dict[str, Any]) -> Any:
+def from_fields(cls: type, values: dict[str, Any]) -> Any:
+    """A config from plain JSON values. Raises `ValueError` that names the fields it has not."""
     unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {unknown}; was it saved by a newer samjax?")

@@ -12,8 +12,8 @@ import torch
 import yolo_reference
 
 from samjax.convert.yolo import from_yolo_arrays, load_yolo
-from samjax.detection.model import YoloModel, abstract_params, init_params
 from samjax.models.yolo import YoloConfig, YoloOutputs, anchor_points, decode_boxes
+from samjax.yolo_model import YoloModel, abstract_params, init_params
 
 SMALL = dict(num_classes=5, widths=(8, 16, 24, 32, 48), depths=(1, 2, 1, 1))
 DECIMALS = {

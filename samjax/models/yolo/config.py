@@ -1,17 +1,18 @@
 """The description of a YOLOv8."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-from samjax.models.config import Dtype
+from samjax.models.config import Dtype, from_fields
 from samjax.models.sizes import check_divides
 
+Size = Literal["n", "s", "m", "l", "x"]
 Task = Literal["detect", "segment", "obb"]
 
 STRIDES = (8, 16, 32)
 """Of the three grids that the head predicts at."""
 
-_PUBLISHED = {
+_PUBLISHED: dict[Size, tuple[float, float, int]] = {
     "n": (1 / 3, 1 / 4, 1024),
     "s": (1 / 3, 1 / 2, 1024),
     "m": (2 / 3, 3 / 4, 768),
@@ -62,9 +63,7 @@ class YoloConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
 
     @classmethod
-    def published(
-        cls, size: Literal["n", "s", "m", "l", "x"], task: Task = "detect", num_classes: int = 80
-    ) -> "YoloConfig":
+    def published(cls, size: Size, task: Task = "detect", num_classes: int = 80) -> "YoloConfig":
         """A published size. Raises `ValueError` for another letter."""
         if size not in _PUBLISHED:
             raise ValueError(f"size is {size!r}; use one of {', '.join(_PUBLISHED)}.")
@@ -78,6 +77,25 @@ class YoloConfig:
             neck_depth=neck,
             prototype_width=_eights(min(_PROTOTYPE_WIDTH, most) * width),
         )
+
+    @property
+    def name(self) -> str | None:
+        """Of a published size, such as "YOLOv8n-seg", whatever its classes; None for others."""
+        suffix = {"detect": "", "segment": "-seg", "obb": "-obb"}[self.task]
+        for size in _PUBLISHED:
+            published = self.published(size, self.task, self.num_classes)
+            if dataclasses.replace(published, dtype=self.dtype) == self:
+                return f"YOLOv8{size}{suffix}"
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "YoloConfig":
+        """Raises `ValueError` that names the fields which are unknown."""
+        return from_fields(cls, values)
 
     @property
     def grid_widths(self) -> tuple[int, ...]:

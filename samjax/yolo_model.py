@@ -10,6 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from samjax.model import Placement, cast_params, place_params
+from samjax.models.config import Dtype
 from samjax.models.params import Params
 from samjax.models.yolo import Yolo, YoloConfig, YoloOutputs, decode_boxes
 
@@ -30,6 +32,19 @@ class YoloModel:
     def num_parameters(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the arrays take."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
+
+    def astype(self, dtype: Dtype) -> "YoloModel":
+        """With parameters of another type; what the modules compute in (`config.dtype`) stays."""
+        return dataclasses.replace(self, params=cast_params(self.params, dtype))
+
+    def place(self, sharding: Placement) -> "YoloModel":
+        """With the arrays laid out over devices. Raises `ValueError` for one that cannot be."""
+        return dataclasses.replace(self, params=place_params(self.params, sharding))
+
     def __call__(self, images: Float[Array | np.ndarray, "B H W 3"]) -> YoloOutputs:
         """`Yolo` on pictures of RGB in 0..1, compiled once for each shape of them.
 
@@ -46,7 +61,7 @@ class YoloModel:
 
 def init_params(config: YoloConfig, seed: int = 0) -> Params:
     """Random parameters, for training from the start and for tests."""
-    return _init(config, jax.random.key(seed))
+    return jax.jit(_init, static_argnums=0)(config, jax.random.key(seed))
 
 
 def abstract_params(config: YoloConfig) -> Params:
