@@ -1,10 +1,21 @@
 import gc
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
-import jax
-import pytest
+# Before jax is imported, for pytest-xdist's workers and the processes that tests start: what one
+# has compiled, the others need not.
+KEPT = "JAX_COMPILATION_CACHE_DIR"
+OWN_FOLDER = None
+if KEPT not in os.environ:
+    OWN_FOLDER = os.environ[KEPT] = tempfile.mkdtemp(prefix="samjax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
-from unreliable_server import serving
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from unreliable_server import serving  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -52,6 +63,11 @@ def server(_server):
 def measured(request):
     """Call with a line that states a figure; all of them stand at the end of the test run."""
     return request.config.stash.setdefault(MEASURED, []).append
+
+
+def pytest_unconfigure():
+    if OWN_FOLDER is not None:
+        shutil.rmtree(OWN_FOLDER, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter, config):
