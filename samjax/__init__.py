@@ -11,6 +11,7 @@ from samjax import xla_flags
 
 if TYPE_CHECKING:
     from samjax.allocator import tune_allocator
+    from samjax.annotate import auto_annotate
     from samjax.automatic_mask_generator import SamAutomaticMaskGenerator
     from samjax.cache import keep_compiled_programs
     from samjax.checkpoint import Model, load, save_checkpoint
@@ -29,6 +30,7 @@ __all__ = [
     "SamConfig",
     "SamPredictor",
     "TiledMaskGenerator",
+    "auto_annotate",
     "keep_compiled_programs",
     "load",
     "rank_by",
@@ -46,6 +48,7 @@ _ROOMS = {
     "SamConfig": "models",
     "SamPredictor": "predictor",
     "TiledMaskGenerator": "tiled_mask_generator",
+    "auto_annotate": "annotate",
     "keep_compiled_programs": "cache",
     "load": "checkpoint",
     "rank_by": "ranking",

@@ -14,25 +14,23 @@ and the last pixel), and COCO's in coco.json (width in pixels).
 """
 
 import csv
-import errno
 import hashlib
 import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer, Num, UInt8
-from pycocotools import mask as coco
 
-from samjax.checkpoint import write_beside
+from samjax.coco_files import COCO_HEAD, coco_annotation, coco_image, write_coco_file
 from samjax.images import list_images, overlay, write_json, write_png
 from samjax.naming import Picture, name_pictures
 from samjax.postprocess.rle import rle_to_mask
+from samjax.writing import check_writable, differing_settings, write_beside
 
 COLUMNS = (
     "id,area,bbox_x0,bbox_y0,bbox_w,bbox_h,point_input_x,point_input_y,predicted_iou,"
@@ -42,13 +40,6 @@ COLUMNS = (
 _SETTINGS, _COCO, _ANNOTATIONS = "settings.json", "coco.json", "annotations.json"
 _OURS = re.compile(r"annotations\.json|metadata\.csv|overlay\.png|\d+\.png|\d+_low_res\.npy")
 _PARTIAL = re.compile(r"\..*\.partial")
-
-
-COCO_HEAD: dict[str, Any] = {
-    "info": {"description": "Masks by samjax"},
-    "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
-}
-"""All of a COCO file but its images and annotations."""
 
 
 class Run(NamedTuple):
@@ -97,7 +88,7 @@ def open_run(
     naming the settings that differ, `OSError` for a folder that cannot be written.
     """
     folder = Path(folder)
-    _check_writable(folder)
+    check_writable(folder)
     earlier = _earlier(folder)
     if any(not entry.name.startswith(".") for entry in folder.iterdir()):
         if not (overwrite or resume):
@@ -113,7 +104,11 @@ def open_run(
         if earlier is None and (theirs := [n for n in (_COCO, _SETTINGS) if (folder / n).exists()]):
             raise FileExistsError(f"{folder / theirs[0]} is not samjax's, so it is not replaced")
     if resume and earlier:
-        _check_same(earlier.settings, dict(settings), folder)
+        if differing := differing_settings(earlier.settings, settings):
+            raise ValueError(
+                f"{folder} was made with other settings, so it cannot be resumed: {differing}. "
+                "Give the same settings, another folder, or --overwrite"
+            )
     for picture in pictures:
         _check_replaceable(folder, picture)
     run_id = earlier.id if resume and earlier else secrets.token_hex(8)
@@ -184,44 +179,13 @@ def write_coco(run: Run) -> tuple[int, int]:
     The old file stays until the new one is whole. One picture's masks are in memory at a time.
     """
     found = sorted(_finished(run), key=lambda item: item[0])
-    with write_beside(run.folder / _COCO) as path, path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(COCO_HEAD)[:-1] + ', "images": [')
-        _write_items(file, (coco_image(image) for _, image in found))
-        file.write('], "annotations": [')
-        items = (
-            coco_annotation(image, annotation)
-            for folder, image in found
-            for annotation in (_read(folder) or {}).get("annotations", ())
-        )
-        number = _write_items(file, ({"id": i} | item for i, item in enumerate(items, start=1)))
-        file.write("]}\n")
-    return len(found), number
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".", dir=folder):
-            pass
-    except (FileExistsError, NotADirectoryError):
-        text = f"the output folder cannot be {folder}: there is a file in its place"
-        raise NotADirectoryError(errno.ENOTDIR, text) from None
-    except OSError as error:
-        text = f"cannot write into the output folder {folder} ({error.strerror})"
-        raise OSError(error.errno, text) from error
-
-
-def _check_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    differing = [
-        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
-        for name in {**old, **new}
-        if old.get(name) != new.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder} was made with other settings, so it cannot be resumed: "
-            f"{'; '.join(differing)}. Give the same settings, another folder, or --overwrite"
-        )
+    annotations = (
+        coco_annotation(image, annotation)
+        for folder, image in found
+        for annotation in (_read(folder) or {}).get("annotations", ())
+    )
+    images = (coco_image(image) for _, image in found)
+    return len(found), write_coco_file(run.folder / _COCO, COCO_HEAD, images, annotations)
 
 
 def _check_replaceable(folder: Path, picture: Picture) -> None:
@@ -294,31 +258,3 @@ def _write_metadata(file: IO[str], records: Sequence[Mapping[str, Any]]) -> None
         point = record["point_coords"][0] if record["point_coords"] else ("", "")
         scores = record["predicted_iou"], record["stability_score"]
         writer.writerow([i, record["area"], *record["bbox"], *point, *scores, *record["crop_box"]])
-
-
-def coco_image(image: Mapping[str, Any]) -> dict[str, Any]:
-    """From `image_id`, `width`, `height` and `file_name`, as annotations.json has them."""
-    return {"id": image["image_id"]} | {k: image[k] for k in ("width", "height", "file_name")}
-
-
-def coco_annotation(image: Mapping[str, Any], annotation: Mapping[str, Any]) -> dict[str, Any]:
-    """From one of the generator's records with a compressed RLE; the stability score may be
-    missing. It has no `id` yet."""
-    scores = ("predicted_iou", "stability_score")
-    return {
-        "image_id": image["image_id"],
-        "category_id": 1,
-        "segmentation": annotation["segmentation"],
-        "area": annotation["area"],
-        "bbox": coco.toBbox(annotation["segmentation"]).tolist(),
-        "iscrowd": 0,
-        "score": annotation["predicted_iou"],
-        **{name: annotation[name] for name in scores if name in annotation},
-    }
-
-
-def _write_items(file: IO[str], items: Iterator[dict[str, Any]]) -> int:
-    count = 0
-    for count, item in enumerate(items, start=1):  # noqa: B007
-        file.write(("\n" if count == 1 else ",\n") + json.dumps(item))
-    return count

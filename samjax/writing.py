@@ -1,10 +1,12 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and what stands in the way."""
 
 import contextlib
+import errno
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -50,3 +52,26 @@ def check_target(path: Path, what: str, *, ours: bool, overwrite: bool) -> None:
             f"{path} is not {what}, so it is not replaced even with overwrite. Choose another "
             "name, or remove it yourself."
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Makes an output folder, and a file in it that goes again. Raises `OSError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".", dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        text = f"the output folder cannot be {folder}: there is a file in its place"
+        raise NotADirectoryError(errno.ENOTDIR, text) from None
+    except OSError as error:
+        text = f"cannot write into the output folder {folder} ({error.strerror})"
+        raise OSError(error.errno, text) from error
+
+
+def differing_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Each setting of two runs that is not the same, in words; empty where all are."""
+    return "; ".join(
+        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    )

@@ -90,8 +90,8 @@ class YoloDetector:
         """Class number to name."""
         return dict(enumerate(self.model.names))
 
-    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> Detections:
-        """What is in an RGB picture."""
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"], *, masks: bool = True) -> Detections:
+        """What is in an RGB picture, with `masks` where the model has any."""
         height, width, _ = image.shape
         letterbox = fit(height, width, self.imgsz, rect=self.rect)
         found = _detect(
@@ -103,14 +103,14 @@ class YoloDetector:
         boxes = letterbox.boxes_in_picture(np.asarray(found.boxes[0])[:count])
         scores = np.asarray(found.scores[0])[:count]
         classes = np.asarray(found.classes[0])[:count]
-        if found.coefficients is None or found.prototypes is None:
+        if not masks or found.coefficients is None or found.prototypes is None:
             return Detections(boxes, scores, classes)
         logits = mask_logits(np.asarray(found.coefficients[0])[:count], found.prototypes[0])
-        masks = [
+        rles = [
             compress_mask(mask_in_picture(mask, box, letterbox))
             for mask, box in zip(logits, boxes, strict=True)
         ]
-        return Detections(boxes, scores, classes, masks)
+        return Detections(boxes, scores, classes, rles)
 
 
 class _Found(NamedTuple):

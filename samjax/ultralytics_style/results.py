@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from samjax.coco_files import COCO_HEAD, coco_annotation, coco_image
 from samjax.drawing import overlay
 from samjax.images import write_image, write_json
+from samjax.label_files import write_lines, yolo_lines
 from samjax.postprocess import area_from_rle, mask_to_polygon, rle_to_mask
-from samjax.results import COCO_HEAD, coco_annotation, coco_image
-from samjax.ultralytics_style.label_files import write_lines, yolo_lines
 from samjax.ultralytics_style.outcome import Boxes, Masks, rows
 
 NOTEBOOK_SIDE = 1024
