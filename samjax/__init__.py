@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from samjax.predictor import SamPredictor
     from samjax.ranking import rank_by
     from samjax.tiled_mask_generator import TiledMaskGenerator
-    from samjax.ultralytics_style import SAM, Predictor
+    from samjax.ultralytics_style import SAM, FastSAM, Predictor
 
 __all__ = [
     "SAM",
+    "FastSAM",
     "Model",
     "Predictor",
     "Sam",
@@ -40,6 +41,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "FastSAM": "ultralytics_style",
     "Model": "checkpoint",
     "Predictor": "ultralytics_style",
     "SAM": "ultralytics_style",

@@ -20,14 +20,12 @@ from samjax.checkpoint import Model, load
 from samjax.detection import Detections
 from samjax.devices import find_device
 from samjax.everything.ahead import OneAhead
+from samjax.failures import FAILURES, reason
 from samjax.images import list_images, read_image
 from samjax.locking import locked
 from samjax.naming import Picture, name_pictures
 from samjax.postprocess import area_from_rle
 from samjax.prompts import check_box
-
-FAILURES = (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRuntimeError)
-"""What a picture may raise that cannot be read or done, while the next one can."""
 
 _log = logging.getLogger("samjax")
 
@@ -243,9 +241,7 @@ class _Work:
         return name if np.isnan(one.score) else f"{name} {one.score:.2f}"
 
     def _failed(self, picture: Picture, error: Exception) -> None:
-        reason = str(error) or type(error).__name__
-        known = str(picture.path) in reason
-        self.failures.append(reason if known else f"{picture.path}: {reason}")
+        self.failures.append(reason(picture.path, error))
         _log.warning("samjax: skipped: %s", self.failures[-1])
 
 

@@ -209,8 +209,7 @@ def _process(
     mask_files: bool,
 ) -> _Tally:
     """Reports a picture that cannot be done and goes on; errors of the output folder are raised."""
-    import jax
-
+    from samjax.failures import FAILURES, reason
     from samjax.results import write_picture
 
     tally = _Tally([], [])
@@ -218,10 +217,8 @@ def _process(
     bar = tqdm(pictures, unit="picture", delay=2, disable=len(pictures) < 2)
     with contextlib.closing(generator.generate_many(paths, yield_errors=True)) as results:
         for picture, found in zip(bar, results, strict=True):
-            if isinstance(found, (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError)):
-                reason = str(found) or type(found).__name__
-                known = str(picture.path) in reason
-                tally.failures.append(reason if known else f"{picture.path}: {reason}")
+            if isinstance(found, FAILURES):
+                tally.failures.append(reason(picture.path, found))
                 tqdm.write(f"samjax: skipped: {tally.failures[-1]}", file=sys.stderr)
                 continue
             if isinstance(found, Exception):

@@ -1,33 +1,17 @@
 """`SAM`: a model by its name, as users of Ultralytics write it."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from samjax.checkpoint import Model
-from samjax.models.params import flatten
 from samjax.predictor import SamPredictor
-from samjax.ultralytics_style.predictor import DEFAULT_MODEL, Failure, Predictor
+from samjax.ultralytics_style.info import ModelInfo, describe
+from samjax.ultralytics_style.loop import Failure
+from samjax.ultralytics_style.predictor import DEFAULT_MODEL, Predictor
 from samjax.ultralytics_style.results import Results
-
-
-class ModelInfo(NamedTuple):
-    """What `SAM.info` returns: a layer is a module that holds arrays; sizes are in bytes."""
-
-    name: str
-    layers: int
-    parameters: int
-    size: int
-    image_size: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name}: {self.layers} layers, {self.parameters:,} parameters, "
-            f"{self.size / 1e6:.1f} MB, input {self.image_size} x {self.image_size}"
-        )
 
 
 class SAM:
@@ -83,17 +67,5 @@ class SAM:
 
     def info(self, detailed: bool = False, verbose: bool = True) -> ModelInfo:
         """Layers, parameters and size, printed where `verbose`; `detailed` lists the layers."""
-        leaves = flatten(self.model.params)
-        layers: Counter[str] = Counter()
-        for name, leaf in leaves.items():
-            layers[name.rpartition(".")[0]] += leaf.size
-        model = self.model
-        info = ModelInfo(
-            self.name, len(layers), model.num_parameters, model.num_bytes, model.config.image_size
-        )
-        if verbose and detailed:
-            for layer, size in layers.items():
-                print(f"{layer or '(top)':<60}{size:>12,}")
-        if verbose:
-            print(info)
-        return info
+        size = self.model.config.image_size
+        return describe(self.name, self.model, size, detailed, verbose)

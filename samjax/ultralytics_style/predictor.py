@@ -2,10 +2,8 @@
 
 import dataclasses
 import logging
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +12,6 @@ import samjax
 from samjax.checkpoint import Model
 from samjax.devices import find_device
 from samjax.ultralytics_style.arguments import Arguments
-from samjax.ultralytics_style.files import SavedRun
 from samjax.ultralytics_style.finding import (
     Encoded,
     Found,
@@ -23,21 +20,12 @@ from samjax.ultralytics_style.finding import (
     make_generator,
     to_results,
 )
+from samjax.ultralytics_style.loop import Failure, PictureLoop, one_picture
 from samjax.ultralytics_style.objects import read_objects
 from samjax.ultralytics_style.results import Results
-from samjax.ultralytics_style.sources import Frame, Source, list_sources
+from samjax.ultralytics_style.sources import Frame
 
 DEFAULT_MODEL = "sam_b.pt"
-
-_FAILURES = (ValueError, TypeError, OSError, MemoryError, jax.errors.JaxRuntimeError)
-"""What a picture may raise that cannot be read or done, while the next one can."""
-
-
-class Failure(NamedTuple):
-    """A picture that could not be done, and why."""
-
-    path: str
-    reason: str
 
 
 class Predictor:
@@ -61,10 +49,12 @@ class Predictor:
         find_device(self.arguments.device)
         self._loaded: Model = model if isinstance(model, Model) else samjax.load(model)
         self._placed: tuple[Any, Model] = ((None, False), self._loaded)
-        self._kept: Encoded | None = None
-        self._keep_last = keep_last
-        self.failures: list[Failure] = []
+        self._loop = PictureLoop(keep_last=keep_last)
+
+    @property
+    def failures(self) -> list[Failure]:
         """Pictures of the last call that could not be done."""
+        return self._loop.failures
 
     @property
     def model(self) -> Model:
@@ -78,17 +68,13 @@ class Predictor:
         Should anything fail, the picture that was set before stays set. Raises `ValueError` for
         several pictures or a video, and what reading a picture raises.
         """
-        sources = list_sources(image)
-        if len(sources) != 1 or sources[0].is_video:
-            what = "a video" if sources[0].is_video else f"{len(sources)} pictures"
-            raise ValueError(f"set_image takes one picture, and this is {what}.")
-        encoded = Encoded(next(sources[0].frames()))
+        encoded = one_picture(image)
         encoded.predictor(self._model(self.arguments))
-        self._kept = encoded
+        self._loop.kept = encoded
 
     def reset_image(self) -> None:
         """Forgets the picture."""
-        self._kept = None
+        self._loop.kept = None
 
     def __call__(
         self,
@@ -128,99 +114,18 @@ class Predictor:
         objects = read_objects(bboxes, points, labels, masks, side=side)
         if objects is None:
             generator = make_generator(model, settings)
-        sources = None
-        if source is not None:
-            sources = list_sources(source, vid_stride=settings.vid_stride)
-        elif self._kept is None:
-            raise RuntimeError(
-                "there is no source, and no picture is set: give source=..., or call "
-                "set_image(picture) first."
-            )
+        sources = self._loop.sources(source, settings)
 
         def find(encoded: Encoded) -> Found:
             if objects is None:
                 return find_everything(generator, encoded)
             return find_objects(encoded.predictor(model), objects, multimask_output)
 
-        found = self._run(sources, find, settings)
+        def conclude(frame: Frame, found: Found) -> Results:
+            return to_results(frame, found, settings)
+
+        found = self._loop.run(sources, find, conclude, settings)
         return found if stream else list(found)
-
-    def _run(
-        self,
-        sources: Sequence[Source] | None,
-        find: Callable[[Encoded], Found],
-        settings: Arguments,
-    ) -> Iterator[Results]:
-        self.failures = []
-        saved = SavedRun(settings)
-        several = sources is not None and len(sources) > 1
-        done = 0
-        for name, encoded, milliseconds, error in self._pictures(sources):
-            started = time.perf_counter()
-            try:
-                if error is not None:
-                    raise error
-                found = find(encoded)
-            except _FAILURES as failure:
-                if not several:
-                    raise
-                self._report(name, failure)
-                continue
-            inferred = time.perf_counter()
-            result = to_results(encoded.frame, found, settings)
-            finished = time.perf_counter()
-            result.speed = {
-                "preprocess": milliseconds,
-                "inference": 1e3 * (inferred - started),
-                "postprocess": 1e3 * (finished - inferred),
-            }
-            done += 1
-            if settings.verbose:
-                times = ", ".join(f"{value:.1f} ms {key}" for key, value in result.speed.items())
-                frame = "" if result.frame is None else f" frame {result.frame}"
-                print(f"{name}{frame}: {result.verbose()}, {times}", file=sys.stderr)
-            saved.write(result)
-            if settings.show:
-                result.show()
-            yield result
-        if self.failures:
-            first = f"{len(self.failures)} of {len(self.failures) + done} pictures not done"
-            if not done:
-                raise ValueError(f"{first}; the first: {self.failures[0].reason}")
-            logging.getLogger("samjax").warning("samjax: %s (predictor.failures)", first)
-
-    def _pictures(
-        self, sources: Sequence[Source] | None
-    ) -> Iterator[tuple[str, Any, float, Exception | None]]:
-        """Name, picture, milliseconds it took to read, or what reading it raised."""
-        if sources is None:
-            assert self._kept is not None
-            yield self._kept.frame.path, self._kept, 0.0, None
-            return
-        if self._keep_last:
-            self._kept = None
-        for source in sources:
-            frames: Iterator[Frame] | None = None
-            while True:
-                started = time.perf_counter()
-                try:
-                    frames = source.frames() if frames is None else frames
-                    frame = next(frames, None)
-                except _FAILURES as error:
-                    yield source.name, None, 0.0, error
-                    break
-                if frame is None:
-                    break
-                encoded = Encoded(frame)
-                if self._keep_last and len(sources) == 1 and not source.is_video:
-                    self._kept = encoded
-                yield source.name, encoded, 1e3 * (time.perf_counter() - started), None
-
-    def _report(self, name: str, error: Exception) -> None:
-        reason = str(error) or type(error).__name__
-        reason = reason if name in reason else f"{name}: {reason}"
-        self.failures.append(Failure(name, reason))
-        logging.getLogger("samjax").warning("samjax: skipped: %s", reason)
 
     def _model(self, settings: Arguments) -> Model:
         """The model on the device and in the precision that are asked for."""
