@@ -16,6 +16,11 @@ REQUIREMENTS = {
     "transformers": ("transformers==5.24.0", "torch==2.14.1", "numpy", "pillow"),
     "openvino": ("openvino==2026.4.1", "numpy", "pillow"),
     "onnxruntime": ("onnxruntime==1.32.0", "numpy", "pillow"),
+    "ultralytics": (
+        "ultralytics==8.4.190",
+        "torch==2.14.1",
+        "torchvision==0.29.1",
+    ),
     "keras_hub": ("keras-hub==0.32.0", "keras==3.15.1", "jax==0.10.2", "numpy"),
 }
 """What pip installs. keras-hub brings TensorFlow, which it needs for its tokenizers."""

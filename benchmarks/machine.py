@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "jax", "jaxlib", "flax", "torch", "segment-anything",
     "transformers", "openvino", "onnxruntime", "keras", "keras-hub",
+    "ultralytics",
 )  # fmt: skip
 
 

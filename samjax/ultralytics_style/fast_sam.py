@@ -73,7 +73,7 @@ class FastSAM:
         bboxes: Any = None,
         points: Any = None,
         labels: Any = None,
-        texts: str | Sequence[str] | None = None,
+        texts: Any = None,
         *,
         score: TextScore | None = None,
         **arguments: Any,
