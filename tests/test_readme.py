@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yolo_reference
 from PIL import Image
 
 from samjax import SamConfig, checkpoint, inference
 from samjax.checkpoint import NANO, Model, save_checkpoint
 from samjax.cli import main
+from samjax.models.yolo import YoloConfig
 from small_runs import write_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +38,10 @@ def folder(tmp_path_factory):
     model = Model(inference.init_params(config), config)
     save_pth(folder / CHECKPOINT, model)
     save_checkpoint(folder / "assets" / NANO, model)
+    for name, task in (("yolov8n.pt", "detect"), ("FastSAM-s.pt", "segment")):
+        sizes = dict(widths=(8, 8, 8, 8, 8), depths=(1, 1, 1, 1), prototype_width=8)
+        reference = yolo_reference.build(YoloConfig(task=task, num_classes=1, **sizes))
+        torch.save(reference.state_dict(), folder / name)
     write_pictures(folder / "cells")
     (folder / "cells/validation.json").write_bytes((folder / "cells/instances.json").read_bytes())
     pixels = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
@@ -56,6 +63,7 @@ def test_python():
         exec(compile(block, "README.md", "exec"), names)
     assert names["masks"].shape == (3, 600, 800)
     assert isinstance(names["records"], list)
+    assert names["done"].pictures == 1 and names["fast"].failures == []
     assert names["predictions"].low_res_masks.shape[:3] == (1, 1, 4)
     assert "image_encoder" in names["gradient"]
     assert np.isfinite(names["metrics"].loss)
@@ -77,6 +85,7 @@ def test_console(folder, capsys):
         if arguments[0] == "train":
             arguments += ["--steps", "2"]
         assert main(arguments) == 0, capsys.readouterr().err
+    assert (folder / "labels/annotations.json").is_file() and (folder / "labels/0.txt").is_file()
     assert (folder / "out/picture/overlay.png").is_file()
     assert (folder / "clicked/picture/0.png").is_file()
     assert (folder / "all/coco.json").is_file()
