@@ -144,6 +144,7 @@ def _make_yolo(args: argparse.Namespace) -> None:
         wrapped.model = SegmentationModel(name, nc=classes, verbose=False)
         wrapped.model.names = {0: "object"}
         wrapped.model.args = {"task": "segment", "imgsz": which.imgsz}
+        wrapped.model.task = "segment"
     for module in wrapped.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -152,6 +153,8 @@ def _make_yolo(args: argparse.Namespace) -> None:
     head = wrapped.model.model[-1]
     for branch in (*head.cv3, *head.cv4):
         branch[2].weight.data.normal_(0, 0.2)
+    for branch in head.cv3:
+        branch[2].bias.data.fill_(-4)
     wrapped.save(args.weights / which.file)
     (args.weights / f"{which.file}.conf").write_text("0.25")
     found = _ultralytics(args, which, conf=0.001)()
@@ -190,7 +193,7 @@ def _ultralytics(
         sam = SAM(str(args.weights / which.file))
         return lambda: sam(picture, verbose=False)
     conf = _conf(args, which) if conf is None else conf
-    yolo = YOLO(str(args.weights / which.file))
+    yolo = YOLO(str(args.weights / which.file), task="segment")
     options = dict(conf=conf, iou=which.iou, imgsz=which.imgsz, retina_masks=True, verbose=False)
     return lambda: yolo(picture, **options)
 
