@@ -80,9 +80,8 @@ def matched(ours: np.ndarray, theirs: np.ndarray) -> int:
     from benchmarks.everything import matched as matched_rles
     from samjax.postprocess import compress_mask
 
-    return matched_rles(
-        *([compress_mask(np.asarray(m)) for m in masks] for masks in (ours, theirs))
-    )
+    rles: list[Any] = [[compress_mask(np.asarray(m)) for m in masks] for masks in (ours, theirs)]
+    return matched_rles(*rles)
 
 
 def _parse() -> argparse.Namespace:
@@ -137,7 +136,7 @@ def _make_yolo(args: argparse.Namespace) -> None:
     assert which.yolo is not None
     name, classes = which.yolo
     torch.manual_seed(0)
-    wrapped = YOLO(name, task="segment")
+    wrapped: Any = YOLO(name, task="segment")
     if wrapped.model.model[-1].nc != classes:
         from ultralytics.nn.tasks import SegmentationModel
 
@@ -145,11 +144,13 @@ def _make_yolo(args: argparse.Namespace) -> None:
         wrapped.model.names = {0: "object"}
         wrapped.model.args = {"task": "segment", "imgsz": which.imgsz}
         wrapped.model.task = "segment"
-    for module in wrapped.model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.3, 0.9)
-            module.weight.data.uniform_(0.8, 1.4)
+    norms: list[Any] = [
+        module for module in wrapped.model.modules() if isinstance(module, torch.nn.BatchNorm2d)
+    ]
+    for module in norms:
+        module.running_mean.normal_(0, 0.1)
+        module.running_var.uniform_(0.3, 0.9)
+        module.weight.data.uniform_(0.8, 1.4)
     head = wrapped.model.model[-1]
     for branch in (*head.cv3, *head.cv4):
         branch[2].weight.data.normal_(0, 0.2)
@@ -177,7 +178,9 @@ def _samjax(args: argparse.Namespace, which: Which) -> Callable[[], Any]:
         model = samjax.SAM(args.weights / which.file)
         return lambda: model(picture, verbose=False)
     fast = samjax.FastSAM(args.weights / which.file)
-    options = dict(conf=_conf(args, which), iou=which.iou, imgsz=which.imgsz, verbose=False)
+    options: dict[str, Any] = dict(
+        conf=_conf(args, which), iou=which.iou, imgsz=which.imgsz, verbose=False
+    )
     return lambda: fast(picture, **options)
 
 
