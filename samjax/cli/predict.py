@@ -69,6 +69,11 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         help="write all masks that were found, not only the one of the highest predicted IoU",
     )
     parser.add_argument(
+        "--hq-token-only",
+        action="store_true",
+        help="of an HQ-SAM model, the masks of its HQ token alone, as for pictures of one thing",
+    )
+    parser.add_argument(
         "--save-logits",
         action="store_true",
         help="write low-resolution logits for --mask-input, ID_low_res.npy",
@@ -138,7 +143,8 @@ def _prompts(args: argparse.Namespace) -> list[dict[str, np.ndarray]]:
         )
     if not (args.point or args.box or args.mask_input):
         given = {"--multimask": args.multimask, "--single": args.multimask is False,
-                 "--all-masks": args.all_masks, "--save-logits": args.save_logits}  # fmt: skip
+                 "--all-masks": args.all_masks, "--save-logits": args.save_logits,
+                 "--hq-token-only": args.hq_token_only}  # fmt: skip
         if idle := [flag for flag, is_given in given.items() if is_given]:
             raise ValueError(
                 f"{idle[0]} is for an object that is shown; give --point X Y, --box X1 Y1 X2 Y2 or "
@@ -198,7 +204,8 @@ def _found(
     multimask = _is_one_point(prompts) if args.multimask is None else args.multimask
     records, low_res_masks = [], []
     for prompt in tqdm(prompts, unit="object", delay=2, disable=len(prompts) < 2):
-        for record, low_res in _masks(predictor, prompt, multimask, every=args.all_masks):
+        asked = prompt | {"multimask_output": multimask, "hq_token_only": args.hq_token_only}
+        for record, low_res in _masks(predictor, asked, every=args.all_masks):
             records.append(record)
             low_res_masks.append(low_res)
     return records, low_res_masks
@@ -211,9 +218,12 @@ def _is_one_point(prompts: list[dict[str, np.ndarray]]) -> bool:
 
 
 def _masks(
-    predictor: Any, prompt: dict[str, np.ndarray], multimask: bool, *, every: bool
+    predictor: Any, prompt: dict[str, Any], *, every: bool
 ) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """A record as the generator's, and (1, h, w) low-resolution logits, for each mask kept."""
+    """A record as the generator's, and (1, h, w) low-resolution logits, for each mask kept.
+
+    `prompt` are arguments of `SamPredictor.predict`.
+    """
     from samjax.postprocess import (
         area_from_rle,
         box_xyxy_to_xywh,
@@ -223,9 +233,7 @@ def _masks(
         stability_score,
     )
 
-    logits, ious, low_res = predictor.predict(
-        **prompt, multimask_output=multimask, return_logits=True
-    )
+    logits, ious, low_res = predictor.predict(**prompt, return_logits=True)
     kept = range(len(ious)) if every else [int(ious.argmax())]
     height, width = logits.shape[1:]
     points = prompt.get("point_coords", np.zeros((0, 2))).tolist()

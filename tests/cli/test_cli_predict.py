@@ -2,14 +2,16 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from samjax import SamPredictor
+from samjax import Model, SamConfig, SamPredictor, load, save_checkpoint
 from samjax.cli import main
 from samjax.images import read_image
+from samjax.models.architecture import abstract_params
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -193,3 +195,26 @@ def test_an_output_that_is_a_file(predict, tmp_path, capsys):
     assert predict("--point", 20, 30, model=tmp_path / "no-model") == 2
     assert "file in its place" in capsys.readouterr().err
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_hq_token_alone(predict, out, draw, tmp_path, checkpoint, capsys):
+    config = SamConfig.tiny(64, hq=True)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: 0.2 * rng.standard_normal(x.shape, np.float32), abstract_params(config)
+    )
+    save_checkpoint(tmp_path / "hq", Model(params, config))
+    predictor = SamPredictor(load(tmp_path / "hq"))
+    predictor.set_image(draw("photo.png"))
+    found = []
+    for flags in ([], ["--hq-token-only"]):
+        assert predict("--point", 20, 30, "--save-logits", "--overwrite", *flags,
+                       model=tmp_path / "hq") == 0  # fmt: skip
+        found.append(np.load(out / "0_low_res.npy"))
+        _, _, low_res = predictor.predict([[20, 30]], [1], hq_token_only=bool(flags))
+        np.testing.assert_array_equal(found[-1], low_res)
+    assert (found[0] != found[1]).any()
+    assert predict("--point", 20, 30, "--hq-token-only", "--overwrite") == 2
+    assert "hq_token_only" in capsys.readouterr().err
+    assert predict("--hq-token-only", "--overwrite") == 2
+    assert "--hq-token-only is for an object that is shown" in capsys.readouterr().err
