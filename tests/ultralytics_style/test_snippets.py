@@ -25,8 +25,9 @@ def folder(tmp_path, monkeypatch, write):
 
 def run_snippets(folder):
     names = {}
-    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert len(blocks) == 3
+    found = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    blocks = [block for block in found if "FastSAM" not in block]  # of which test_fast_sam.py is
+    assert len(blocks) == 3 == len(found) - 1
     for block in blocks:
         exec(compile(block, "ultralytics.md", "exec"), names)
     assert isinstance(names["results"], list) and isinstance(names["result"], Results)
