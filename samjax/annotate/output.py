@@ -195,14 +195,24 @@ def _settings(progress: Path) -> dict[str, Any] | None:
 
 
 def _entries(progress: Path) -> Iterator[dict[str, Any]]:
-    """One for each picture, the last where there are two; a line that is not whole is none."""
+    """One for each picture, the last where there are two; a last line that is not whole is none.
+
+    Raises `ValueError` for any other line that cannot be read.
+    """
     found = {}
     with progress.open(encoding="utf-8") as file:
         next(file, None)
-        for line in file:
-            if line.endswith("\n"):
+        for number, line in enumerate(file, start=2):
+            if not line.endswith("\n"):
+                break
+            try:
                 entry = json.loads(line)
                 found[entry["name"]] = entry
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    f"{progress}, line {number} is damaged: remove that line, and its picture is "
+                    "done again."
+                ) from None
     yield from found.values()
 
 

@@ -183,6 +183,20 @@ def test_runs_are_not_mixed(pictures, model, tmp_path):
     assert read(foreign) == {"a.txt": b"0 0.5 0.5 0.1 0.1"}
 
 
+def test_a_damaged_record_of_progress(pictures, model, tmp_path):
+    done = annotate(pictures, two_boxes, model)
+    progress = done.folder / "progress.jsonl"
+    lines = progress.read_text().splitlines(keepends=True)
+    progress.write_text("".join([lines[0], lines[1], lines[2][:40] + "\n", lines[3]]))
+    before = read(done.folder)
+    with pytest.raises(ValueError, match=r"progress\.jsonl, line 3 is damaged: remove that line"):
+        annotate(pictures, two_boxes, model)
+    assert read(done.folder) == before
+    progress.write_text("".join([lines[0], lines[1], lines[3]]))
+    assert annotate(pictures, two_boxes, model).done_now == 1
+    assert read(done.folder) == before
+
+
 def test_bad_pictures(pictures, model, tmp_path, caplog):
     (pictures / "b2.png").write_bytes((pictures / "b.png").read_bytes()[:50])
     (pictures / "a.jpg").write_bytes(b"")
