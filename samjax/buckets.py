@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from etils import epath
 
@@ -81,6 +82,35 @@ def read_text(path: str | os.PathLike, name: str) -> str | None:
     """What is in the file `name` of a folder, if it is there. Raises what `copied_here` does."""
     with _bucket(path) as there:
         return (there / name).read_text() if (there / name).exists() else None
+
+
+def list_bucket(path: str | os.PathLike) -> list[str]:
+    """All files under a path in a bucket, or the file itself. Raises what `copied_here` does."""
+    with _bucket(path) as there:
+        if there.is_file():
+            return [os.fspath(there)]
+        if not there.exists():
+            raise FileNotFoundError(f"There is no {os.fspath(path)}.")
+        return sorted(_files(there))
+
+
+@contextlib.contextmanager
+def open_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """A file on a disk or in a bucket, to be read. Raises `OSError`, `ImportError`."""
+    if not is_in_a_bucket(path):
+        with open(path, "rb") as file:
+            yield file
+        return
+    with _bucket(path) as there, there.open("rb") as file:
+        yield file
+
+
+def _files(there: epath.Path) -> Iterator[str]:
+    for entry in there.iterdir():
+        if entry.is_dir():
+            yield from _files(entry)
+        else:
+            yield os.fspath(entry)
 
 
 @contextlib.contextmanager

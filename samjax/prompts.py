@@ -43,17 +43,22 @@ def pack(
     mask_inputs: Sequence[Float[np.ndarray, "h w"] | None] | None = None,
     *,
     num_prompts: int | None = None,
+    num_tokens: int | None = None,
 ) -> Prompts:
-    """Pads to a power of two of tokens and of prompts (or to `num_prompts`), axes (P, T).
+    """Pads to a power of two of tokens (or to `num_tokens`) and of prompts (or to `num_prompts`),
+    axes (P, T).
 
     So a handful of shapes serves prompts of any number and length. Padding tokens take part in
     nothing; padding prompts are to be dropped from the result. Raises `ValueError` when there are
-    more prompts than `num_prompts`.
+    more prompts than `num_prompts`, or more tokens than `num_tokens` in one.
     """
     rows = padded_size(len(prompts)) if num_prompts is None else num_prompts
     if len(prompts) > rows:
         raise ValueError(f"{len(prompts)} prompts do not fit in {rows}; pack them in parts.")
-    width = padded_size(max((len(p.labels) for p in prompts), default=0), MIN_TOKENS)
+    most = max((len(p.labels) for p in prompts), default=0)
+    width = padded_size(most, MIN_TOKENS) if num_tokens is None else num_tokens
+    if most > width:
+        raise ValueError(f"{most} tokens do not fit in {width}.")
     coords = np.zeros((rows, width, 2), np.float32)
     labels = np.full((rows, width), PointLabel.PADDING, np.int32)
     for row, prompt in enumerate(prompts):

@@ -14,7 +14,6 @@ from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
 from samjax.annotate.detectors import Detector, open_detector
-from samjax.annotate.masks import Boxed, masks_of_boxes
 from samjax.annotate.output import Labelled, Output, open_output
 from samjax.checkpoint import Model, load
 from samjax.detection import Detections
@@ -25,6 +24,7 @@ from samjax.images import list_images, read_image
 from samjax.locking import locked
 from samjax.naming import Picture, name_pictures
 from samjax.postprocess import area_from_rle
+from samjax.prompted import Prompted, box_prompts, masks_of_prompts
 from samjax.prompts import check_box
 
 _log = logging.getLogger("samjax")
@@ -194,11 +194,11 @@ class _Work:
         """Together, and one by one where that fails, so that only the picture at fault is lost."""
         kept = [_usable(one) for one in batch]
         boxed = [
-            Boxed(one.image, good.boxes) for one, good in zip(batch, kept, strict=True)
-            if len(good.boxes)
+            Prompted(one.image, box_prompts(good.boxes))
+            for one, good in zip(batch, kept, strict=True) if len(good.boxes)
         ]  # fmt: skip
         try:
-            masks = iter(masks_of_boxes(self.model, boxed, batch=self.batch) if boxed else [])
+            masks = iter(masks_of_prompts(self.model, boxed, batch=self.batch) if boxed else [])
         except FAILURES as error:
             if len(batch) == 1:
                 self._failed(batch[0].picture, error)
@@ -209,7 +209,7 @@ class _Work:
         for one, good in zip(batch, kept, strict=True):
             objects = []
             if len(good.boxes):
-                rles, ious = next(masks)
+                rles, ious, _ = next(masks)
                 objects = [
                     Labelled(rle, int(number), float(score), float(iou))
                     for rle, number, score, iou in zip(

@@ -11,9 +11,9 @@ from typing import NoReturn
 from samjax import __version__
 from samjax.allocator import tune_allocator
 from samjax.cache import keep_compiled_programs
-from samjax.cli import annotate, convert, eval, everything, info, models, predict, train
+from samjax.cli import annotate, batch, convert, eval, everything, info, models, predict, train
 
-_COMMANDS = (convert, models, info, predict, everything, annotate, eval, train)
+_COMMANDS = (convert, models, info, predict, everything, annotate, batch, eval, train)
 
 
 class _UsageError(Exception):

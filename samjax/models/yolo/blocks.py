@@ -14,11 +14,14 @@ class Conv(nnx.Module):
     `kernel` is (size, size, in, out).
     """
 
+    gain = 1.0
+    """Of the first random kernels' variance."""
+
     def __init__(
         self, d_in: int, d_out: int, size: int = 1, *, stride: int = 1, dtype: Dtype,
         rngs: nnx.Rngs,
     ):  # fmt: skip
-        init = nnx.initializers.lecun_normal()
+        init = nnx.initializers.variance_scaling(self.gain, "fan_in", "truncated_normal")
         self.kernel = nnx.Param(init(rngs.params(), (size, size, d_in, d_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(d_out))
         self.stride = stride
@@ -36,6 +39,10 @@ class Conv(nnx.Module):
 
 class ConvSilu(Conv):
     """`Conv`, and SiLU after it."""
+
+    gain = 1 / 0.3557
+    """SiLU leaves so much of a unit normal's mean square: without batch norm a signal would be lost
+    on its way through sixty of them."""
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w E"]:
         return jax.nn.silu(super().__call__(x))
