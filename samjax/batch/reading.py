@@ -1,11 +1,16 @@
 """Pictures read and decoded ahead of the devices, by grain: in threads or worker processes."""
 
+import contextlib
 import logging
+import multiprocessing
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 
 from samjax.batch.items import Item, read_item
 from samjax.failures import reason
@@ -14,6 +19,10 @@ _log = logging.getLogger("samjax")
 
 RESTARTS = 5
 """Times that workers which have died are started again in one run."""
+PATIENCE = 12
+"""Seconds that are waited for grain to notice that a worker has died."""
+
+_END: Any = object()
 
 
 class Read(NamedTuple):
@@ -43,9 +52,9 @@ def read_all(
     many for each). Worker processes that die are replaced, `RESTARTS` times."""
     done, restarts = 0, 0
     while done < len(items):
-        stream = iter(_pipeline(list(enumerate(items))[done:], workers, threads, ahead))
+        stream = _pipeline(list(enumerate(items))[done:], workers, threads, ahead)
         try:
-            for read in stream:
+            for read in _watched(stream) if workers else stream:
                 yield read
                 done += 1
         except Exception as error:
@@ -58,14 +67,69 @@ def read_all(
             )  # fmt: skip
 
 
+def _watched(dataset: grain.IterDataset) -> Iterator[Read]:
+    """The same items; raises `RuntimeError` where a worker has died and nothing comes any more.
+
+    grain says so itself, unless the worker dies while it hands something over: then it would wait
+    for ever for the rest of that.
+    """
+    before = set(multiprocessing.active_children())
+    workers: set[Any] = set()
+    arrived: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(1)
+    stop = threading.Event()
+
+    def put(item: Any, error: BaseException | None = None) -> bool:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                arrived.put((item, error), timeout=0.5)
+                return True
+        return False
+
+    def pump() -> None:
+        try:
+            for item in dataset:
+                if not put(item):
+                    return
+            put(_END)
+        except Exception as error:
+            put(None, error)
+
+    threading.Thread(target=pump, name="samjax-read", daemon=True).start()
+    waited = 0
+    try:
+        while True:
+            workers |= set(multiprocessing.active_children()) - before
+            try:
+                item, error = arrived.get(timeout=1.0)
+            except queue.Empty:
+                dead = any(worker.exitcode not in (None, 0) for worker in workers)
+                waited = waited + 1 if dead else 0
+                if waited < PATIENCE:
+                    continue
+                raise RuntimeError("it ended while it handed over a picture") from None
+            waited = 0
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+    finally:
+        stop.set()
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
+
+
 def _pipeline(
     numbered: list[tuple[int, Item]], workers: int, threads: int, ahead: int
 ) -> grain.IterDataset:
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    options = grain.ReadOptions(num_threads=min(threads, ahead), prefetch_buffer_size=ahead)
     source: Any = numbered
     dataset = grain.MapDataset.source(source).map(_Load()).to_iter_dataset(options)
     if not workers:
         return dataset
+    if not flags.FLAGS.is_parsed():  # grain's workers ask for a flag
+        flags.FLAGS.mark_as_parsed()
     return dataset.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
     )
