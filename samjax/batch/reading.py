@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
-from absl import flags
 
 from samjax.batch.items import Item, read_item
 from samjax.failures import reason
+from samjax.grain_workers import end_with_parent, let_grain_read_its_flags
 
 _log = logging.getLogger("samjax")
 
@@ -128,8 +128,8 @@ def _pipeline(
     dataset = grain.MapDataset.source(source).map(_Load()).to_iter_dataset(options)
     if not workers:
         return dataset
-    if not flags.FLAGS.is_parsed():  # grain's workers ask for a flag
-        flags.FLAGS.mark_as_parsed()
+    let_grain_read_its_flags()
     return dataset.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead),
+        worker_init_fn=end_with_parent,
     )

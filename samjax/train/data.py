@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import grain
 import jax
 import numpy as np
-from absl import flags
 
 from samjax.datasets import BadRecordError, Finding, Record, Source
+from samjax.grain_workers import end_with_parent, let_grain_read_its_flags
 from samjax.train.embeddings import EmbeddingCache
 from samjax.train.examples import (
     Example,
@@ -136,15 +136,11 @@ def make_loader(
     read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(num_threads, 1))
     loader = batches.to_iter_dataset(read)
     if num_workers:
-        _let_grain_read_its_flags()
-        loader = loader.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        let_grain_read_its_flags()
+        loader = loader.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=end_with_parent
+        )
     return loader
-
-
-def _let_grain_read_its_flags() -> None:
-    """grain's worker processes look at absl's flags, which only an absl program has parsed."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
 
 
 def _keys(

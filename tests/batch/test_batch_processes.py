@@ -98,8 +98,13 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(command, alone, tmp_
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.05))
         assert process.poll() is None, process.communicate()
+        readers = _children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{reader}").exists() for reader in readers):
+            assert time.monotonic() < deadline, "a process that reads pictures has stayed"
+            time.sleep(0.1)
     assert 0 < len(list(shards.glob("0*"))) < 10
     finished(command("out"))
     assert contents(tmp_path / "out") == alone
