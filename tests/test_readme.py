@@ -24,8 +24,8 @@ README = (ROOT / "README.md").read_text()
 CHECKPOINT = "sam_vit_b_01ec64.pth"
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +89,23 @@ def test_console(folder, capsys):
     assert (folder / "out/picture/overlay.png").is_file()
     assert (folder / "clicked/picture/0.png").is_file()
     assert (folder / "all/coco.json").is_file()
+    assert (folder / "segmented/coco.json").is_file()
     assert (folder / "back.pth").is_file()
     assert (folder / "runs/cells/curves.png").is_file()
     assert (folder / "trained/coco.json").is_file()
+
+
+def test_from_labels_to_a_model(folder, capsys):
+    """The recipe of docs/annotate.md, on true boxes."""
+    (folder / "boxes.json").write_bytes((folder / "cells/instances.json").read_bytes())
+    commands = "".join(blocks("console", (ROOT / "docs/annotate.md").read_text()))
+    commands = commands.replace("--output labels", "--output recipe")
+    commands = commands.replace("labels/annotations", "recipe/annotations")
+    commands = commands.replace("runs/cells", "runs/recipe").replace("--steps 200", "--steps 2")
+    for command in commands.splitlines():
+        assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+    assert (folder / "recipe/annotations.json").is_file()
+    assert (folder / "runs/recipe/model/samjax.json").is_file()
 
 
 def test_links():
