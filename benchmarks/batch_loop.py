@@ -7,6 +7,7 @@ that calls Meta's generator for each picture in turn; and a process of that kind
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -26,11 +27,11 @@ import json, sys, torch, numpy as np
 from pathlib import Path
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
-weights, output, points, threads, *pictures = sys.argv[1:]
+weights, output, settings, threads, *pictures = sys.argv[1:]
 torch.set_num_threads(int(threads))
 model = sam_model_registry["vit_b"](weights)
 generator = SamAutomaticMaskGenerator(
-    model, points_per_side=int(points), output_mode="coco_rle"
+    model, **json.loads(settings), output_mode="coco_rle"
 )
 for path in pictures:
     masks = generator.generate(np.array(Image.open(path).convert("RGB")))
@@ -44,7 +45,16 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="a ViT-B of Meta's (default: random)")
     parser.add_argument("--pictures", type=int, default=4, help="the first of the folder")
     parser.add_argument("--points-per-side", type=int, default=16)
+    parser.add_argument("--pred-iou-thresh", type=float, default=0.88)
+    parser.add_argument("--stability-score-thresh", type=float, default=0.95)
     args = parser.parse_args()
+    settings = {
+        name: getattr(args, name)
+        for name in ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
+    }
+    flags = [
+        word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)
+    ]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         write_weights("vit_b", work, checkpoint=args.checkpoint, formats=[])
@@ -52,10 +62,9 @@ def main() -> None:
         (work / "in").mkdir()
         for picture in pictures:
             shutil.copy(picture, work / "in")
-        points = str(args.points_per_side)
         ours = [sys.executable, "-m", "samjax", "batch", work / "in", work / "out", "--model",
-                work / "samjax", "--points-per-side", points]  # fmt: skip
-        loop = [sys.executable, "-c", LOOP, work / "meta.pth", work / "loop", points]
+                work / "samjax", *flags]  # fmt: skip
+        loop = [sys.executable, "-c", LOOP, work / "meta.pth", work / "loop", json.dumps(settings)]
         (work / "loop").mkdir()
         measurements = [
             timed("samjax batch", [ours]),
@@ -65,7 +74,8 @@ def main() -> None:
         ]  # fmt: skip
     for one in measurements:
         one.facts["pictures_per_minute"] = f"{60 * len(pictures) / one.seconds[0]:.3g}"
-    record("batch_loop", f"vit_b, {len(pictures)} pictures, {points}x{points}", measurements)
+    side = args.points_per_side
+    record("batch_loop", f"vit_b, {len(pictures)} pictures, {side}x{side}", measurements)
 
 
 def timed(name: str, commands: list[list[object]]) -> Measurement:

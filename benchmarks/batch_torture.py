@@ -128,14 +128,13 @@ def small_disk(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 def begin(work: Path, out: Path, *more: str, limit: bool = False) -> subprocess.Popen[bytes]:
     def limited() -> None:
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     with (work / "log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "samjax", "batch", str(work / "in"), str(out), "--model",
              str(work / "model"), *SETTINGS, *more],
-            cwd=ROOT, stdout=log, stderr=log, preexec_fn=limited,
+            cwd=ROOT, stdout=log, stderr=log, preexec_fn=limited if limit else None,
         )  # fmt: skip
 
 

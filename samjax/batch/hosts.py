@@ -20,6 +20,8 @@ from samjax.images import write_json
 SESSION = "session.json"
 BEAT = 2.0
 """Seconds between two signs of life."""
+LONGEST_LISTING = 3600
+"""Seconds that processes wait for the first one to list the pictures."""
 
 
 class Host(NamedTuple):
@@ -30,8 +32,8 @@ class Host(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a process has done in this session; `waited` are seconds in which its devices had no
-    picture to work on, of `seconds` altogether."""
+    """What a process has done in this session; `waited` are seconds, of `seconds` altogether, in
+    which a device waited for a picture, in the mean of its devices."""
 
     pictures: int = 0
     masks: int = 0
@@ -52,7 +54,9 @@ def join(
     Raises `ValueError` where they cannot be found.
     """
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, shutdown_timeout_seconds=LONGEST_LISTING
+        )
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"the other processes cannot be found: {error} On a cluster that JAX does not know, "

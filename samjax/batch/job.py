@@ -23,7 +23,7 @@ from samjax.batch.items import Problem, Source, list_items
 from samjax.batch.plan import LOG, SHARDS, Shard, extend_plan, open_folder, read_plan
 from samjax.batch.prompt_files import PromptFile
 from samjax.batch.reading import Read, read_all
-from samjax.batch.shards import FORMATS, Manifest, Result, read_manifest, write_shard
+from samjax.batch.shards import FORMATS, Result, read_manifest, write_shard
 from samjax.batch.tasks import MODES, Task, drawn
 from samjax.checkpoint import Model, load
 from samjax.failures import FAILURES, reason
@@ -175,11 +175,12 @@ class _Job:
         self.workers, self.signs = workers, signs
         self.where = places(weights, 1 if jax.local_devices()[0].platform == "cpu" else 2)
         self.shards = list(read_plan(folder))
-        self.done: dict[int, Manifest] = {}
+        self.disk_failed = False
+        self.done: set[int] = set()
         for shard in self.shards:
             manifest = read_manifest(folder, shard)
             if manifest is not None and not (retry_errors and manifest.errors):
-                self.done[shard.number] = manifest
+                self.done.add(shard.number)
         self.earlier = sum(len(self.shards[number].items) for number in self.done)
 
     def do_all(self) -> None:
@@ -209,7 +210,7 @@ class _Job:
         missing = len(self._left())
         first = min(i for i in range(host.number) if i == host.rank or not self.signs.gone(i))
         totals = finish(
-            self.folder, self.shards, self.done, problems, self.task, self.formats,
+            self.folder, self.shards, problems, self.task, self.formats,
             self.signs.all(), write=host.rank == first,
         )  # fmt: skip
         counts = self.signs.counts
@@ -220,10 +221,8 @@ class _Job:
     def _left(self) -> list[Shard]:
         """What nobody has done."""
         for shard in self.shards:
-            if shard.number not in self.done:
-                manifest = read_manifest(self.folder, shard)
-                if manifest is not None:
-                    self.done[shard.number] = manifest
+            if shard.number not in self.done and read_manifest(self.folder, shard) is not None:
+                self.done.add(shard.number)
         return [shard for shard in self.shards if shard.number not in self.done]
 
     def _do(self, shards: Sequence[Shard]) -> None:
@@ -250,13 +249,12 @@ class _Job:
                 if isinstance(outcome, BaseException):
                     raise outcome
                 shard = self._take(collected, *outcome)
-                self.signs.update(waited=before + feed.waited)
+                self.signs.update(waited=before + feed.waited / len(self.where))
                 if shard is not None:
                     done = collected.results.pop(shard.number)
-                    writes.append(writing.submit(self._write, shard, done, feed.written))
-                for write in [write for write in writes if write.done()]:
-                    writes.remove(write)
-                    write.result()
+                    write = writing.submit(self._write, shard, done, feed.written)
+                    write.add_done_callback(lambda w: results.put(w.exception()))
+                    writes = [write for write in writes if not write.done()] + [write]
             for write in writes:
                 write.result()
 
@@ -280,11 +278,14 @@ class _Job:
 
     def _write(self, shard: Shard, done: list[Result | str], written: Callable[[], None]) -> None:
         for pause in (*WRITE_PAUSES, None):
+            if self.disk_failed:
+                return
             try:
                 write_shard(self.folder, shard, done, self.formats)
                 break
             except OSError as error:
                 if pause is None:
+                    self.disk_failed = True
                     raise
                 _log.warning("samjax: %s; trying again in %g s", error, pause)
                 time.sleep(pause)

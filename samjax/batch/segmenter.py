@@ -2,7 +2,6 @@
 maps a function over batches."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | None = None,
+        model: Any = None,
         *,
         mode: str = "everything",
         dtype: Any = None,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -180,6 +181,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(params):
     close(halves, whole)
 
 
+@pytest.mark.slow
 def test_all_padding_changes_nothing_but_decay(params):
     batch = with_embeddings(some_batch())
     gradients, means, objects = gradients_of(

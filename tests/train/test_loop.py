@@ -313,6 +313,7 @@ def test_another_input_size(folder, tmp_path):
         loop.run_training(run, progress=False)
 
 
+@pytest.mark.slow
 def test_windows_of_the_input(folder, tmp_path, monkeypatch):
     """They are of their own size, and have their positions in the whole input."""
     config = SamConfig.nano(128, decoder_mlp_width=32)
