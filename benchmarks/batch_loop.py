@@ -75,7 +75,8 @@ def main() -> None:
     for one in measurements:
         one.facts["pictures_per_minute"] = f"{60 * len(pictures) / one.seconds[0]:.3g}"
     side = args.points_per_side
-    record("batch_loop", f"vit_b, {len(pictures)} pictures, {side}x{side}", measurements)
+    size = f"vit_b, {len(pictures)} pictures, {side}x{side}"
+    record("batch_loop", size, measurements, malloc="own")
 
 
 def timed(name: str, commands: list[list[object]]) -> Measurement:

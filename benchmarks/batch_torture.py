@@ -1,9 +1,9 @@
 """A run that is killed again and again: python -m benchmarks.batch_torture [--kills 20]
 
-Small pictures and a small model of random numbers. In turn: one process, killed with SIGKILL at
-random moments; a process that reads for it, killed; a disk that is full (a file system of a few
-megabytes where the user may mount one, else a limit on the size of files); one of two processes,
-killed. Each time the last run has to end with the bytes of one that nobody disturbed.
+Small pictures and a small model of random numbers. In turn: eight simulated devices; two processes
+with two each; one process, killed with SIGKILL at random moments; a process that reads for it,
+killed; a disk that is full (a file system of half a megabyte where the user may mount one, else a
+limit on the size of files); one of two processes, killed. Each time the last run has to end with the bytes of one that nobody disturbed.
 """
 
 import argparse
@@ -45,6 +45,14 @@ def main() -> None:
         undisturbed = time.monotonic() - started
         expected = contents(work / "alone")
         facts = {"pictures": args.pictures, "files": len(expected)}
+        finish(begin(work, work / "eight", devices=8))
+        check(work / "eight", expected)
+        facts["eight devices"] = "same bytes"
+        pair = [begin(work, work / "two", *words, devices=2) for words in together()]
+        for process in pair:
+            finish(process)
+        check(work / "two", expected)
+        facts["two processes with two devices each"] = "same bytes"
         facts["killed"] = killed(work, args.kills, undisturbed, expected)
         facts["reading process killed"] = reader_killed(work, expected)
         facts["disk full"] = disk_full(work, expected)
@@ -96,13 +104,7 @@ def disk_full(work: Path, expected: dict[str, bytes]) -> str:
 
 
 def one_of_two_killed(work: Path, expected: dict[str, bytes]) -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    first, second = (
-        begin(work, work / "pair", "--coordinator", address, "--num-processes", "2",
-              "--process-id", str(i), "--host-timeout", "8") for i in (0, 1)
-    )  # fmt: skip
+    first, second = (begin(work, work / "pair", *words) for words in together())
     while not (work / "pair/shards/00003").exists():
         time.sleep(0.05)
     second.send_signal(signal.SIGKILL)
@@ -110,6 +112,17 @@ def one_of_two_killed(work: Path, expected: dict[str, bytes]) -> str:
     check(work / "pair", expected)
     second.wait()
     return "the other one ended with the same bytes"
+
+
+def together() -> list[list[str]]:
+    """Arguments by which two processes find each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    return [
+        ["--coordinator", address, "--num-processes", "2", "--process-id", str(i),
+         "--host-timeout", "8"] for i in (0, 1)
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -126,7 +139,9 @@ def small_disk(folder: Path) -> Iterator[tuple[Path, bool]]:
             subprocess.run(["umount", str(folder)], check=True)
 
 
-def begin(work: Path, out: Path, *more: str, limit: bool = False) -> subprocess.Popen[bytes]:
+def begin(
+    work: Path, out: Path, *more: str, limit: bool = False, devices: int = 1
+) -> subprocess.Popen[bytes]:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
@@ -134,7 +149,8 @@ def begin(work: Path, out: Path, *more: str, limit: bool = False) -> subprocess.
         return subprocess.Popen(
             [sys.executable, "-m", "samjax", "batch", str(work / "in"), str(out), "--model",
              str(work / "model"), *SETTINGS, *more],
-            cwd=ROOT, stdout=log, stderr=log, preexec_fn=limited if limit else None,
+            cwd=ROOT, env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+            stdout=log, stderr=log, preexec_fn=limited if limit else None,
         )  # fmt: skip
 
 
