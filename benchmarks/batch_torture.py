@@ -3,7 +3,8 @@
 Small pictures and a small model of random numbers. In turn: eight simulated devices; two processes
 with two each; one process, killed with SIGKILL at random moments; a process that reads for it,
 killed; a disk that is full (a file system of half a megabyte where the user may mount one, else a
-limit on the size of files); one of two processes, killed. Each time the last run has to end with the bytes of one that nobody disturbed.
+limit on the size of files); one of two processes, killed. Each time the last run has to end with
+the bytes of one that nobody disturbed.
 """
 
 import argparse
@@ -33,16 +34,14 @@ SETTINGS = ["--shard-size", "8", "--points-per-side", "3", "--pred-iou-thresh", 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--pictures", type=int, default=400)
     args = parser.parse_args()
     random.seed(0)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         write_model(work / "model")
         write_pictures(work / "in", args.pictures)
-        started = time.monotonic()
         finish(begin(work, work / "alone"))
-        undisturbed = time.monotonic() - started
         expected = contents(work / "alone")
         facts = {"pictures": args.pictures, "files": len(expected)}
         finish(begin(work, work / "eight", devices=8))
@@ -53,24 +52,31 @@ def main() -> None:
             finish(process)
         check(work / "two", expected)
         facts["two processes with two devices each"] = "same bytes"
-        facts["killed"] = killed(work, args.kills, undisturbed, expected)
+        facts["killed"] = killed(work, args.kills, expected)
         facts["reading process killed"] = reader_killed(work, expected)
         facts["disk full"] = disk_full(work, expected)
         facts["one of two processes killed"] = one_of_two_killed(work, expected)
     print(json.dumps(facts))
 
 
-def killed(work: Path, kills: int, seconds: float, expected: dict[str, bytes]) -> str:
-    """At moments that are spread over the time of a whole run, start-up included."""
+def killed(work: Path, kills: int, expected: dict[str, bytes]) -> str:
+    """One time in five while it starts, else at a moment of a part of the work."""
     out, at = work / "killed", []
-    for _ in range(kills):
+    log = work / "alone/log/session-1/process-0.json"
+    seconds = json.loads(log.read_text())["counts"]["seconds"]
+    for i in range(kills):
+        sessions = len(list((out / "log").glob("session-*/")))
         process = begin(work, out)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(random.uniform(0.3, 0.6) * seconds)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            at.append(len(list((out / "shards").glob("0*"))) if out.exists() else 0)
+        if i % 5:
+            while len(list((out / "log").glob("session-*/"))) == sessions:
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 2.5) * seconds / kills)
+        else:
+            time.sleep(random.uniform(0, 5))
+        assert process.poll() is None, "the run had ended before it was killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        at.append(len(list((out / "shards").glob("0*"))) if out.exists() else 0)
     finish(begin(work, out))
     check(out, expected)
     return f"{len(at)} times, with {', '.join(map(str, at))} shards done; same bytes"
