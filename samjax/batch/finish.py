@@ -76,7 +76,7 @@ def finish(
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["settings"]
     page = Report(
         folder.resolve().name, settings, totals.pictures, totals.masks,
-        len(shards) - len(numbers), masks_each, histograms, errors,
+        masks_each, histograms, errors,
         list(_pictures(samples)), counts,
     )  # fmt: skip
     _write_text(folder / REPORT, report_html(page))

@@ -1,21 +1,19 @@
 """`run`: from a collection of pictures to an output folder, on all devices of all hosts."""
 
-import bisect
-import contextlib
 import logging
 import os
 import queue
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from tqdm import tqdm
 
+from samjax.batch.bar import bar
+from samjax.batch.collected import Collected
 from samjax.batch.devices import WEIGHTS, Feed, places, working
 from samjax.batch.finish import finish
 from samjax.batch.hosts import Host, Signs, begin_session, join, leave
@@ -39,15 +37,14 @@ SAMPLES = 2
 
 
 class Summary(NamedTuple):
-    """What is in `folder` now, `done_now` of it by this process. `missing` are shards that this
-    process was not to do and that nobody had done when it ended."""
+    """What is in `folder` now, `done_now` of its pictures by this process. `errors` have key, path
+    and reason."""
 
     folder: Path
     pictures: int
     masks: int
     done_now: int
     errors: list[dict[str, Any]]
-    missing: int
 
 
 def run(
@@ -133,7 +130,7 @@ def run(
     alone = locked(folder / LOG / f".lock-{host.rank}", when_waiting=lambda: _tell(folder))
     with alone, Signs(folder, host, host_timeout) as signs:
         job = _Job(folder, task, loaded, formats, weights, workers, signs, retry_errors)
-        with _bar(folder, job, progress and host.rank == 0):
+        with bar(job.total, job.earlier, signs, shown=progress and host.rank == 0):
             job.do_all()
         return job.summary(problems)
 
@@ -181,10 +178,12 @@ class _Job:
             manifest = read_manifest(folder, shard)
             if manifest is not None and not (retry_errors and manifest.errors):
                 self.done.add(shard.number)
+        self.total = sum(len(shard.items) for shard in self.shards)
         self.earlier = sum(len(self.shards[number].items) for number in self.done)
 
     def do_all(self) -> None:
-        """This process's shards, then those of processes that are gone, until there are none."""
+        """This process's shards, then those of processes that are gone, until all are done: any of
+        them may go while it is the last one at work."""
         host = self.signs.host
         mine = [s for s in self.shards if s.number % host.number == host.rank]
         for shard in mine:
@@ -199,24 +198,19 @@ class _Job:
             if share := [s for i, s in enumerate(orphans) if i % len(alive) == place]:
                 _log.warning("samjax: doing %d shards of processes that have ended", len(share))
                 self._do(share)
-            elif host.rank != min(alive):
-                return
             else:
-                time.sleep(0.5)
+                time.sleep(max(0.5, len(left) / 1000))
 
     def summary(self, problems: Sequence[Problem]) -> Summary:
-        """After the last shard; the first process alive writes what is about all of them."""
+        """The first process alive writes what is about all shards."""
         host = self.signs.host
-        missing = len(self._left())
         first = min(i for i in range(host.number) if i == host.rank or not self.signs.gone(i))
         totals = finish(
             self.folder, self.shards, problems, self.task, self.formats,
             self.signs.all(), write=host.rank == first,
         )  # fmt: skip
-        counts = self.signs.counts
-        return Summary(
-            self.folder, totals.pictures, totals.masks, counts.pictures, totals.errors, missing
-        )
+        done_now = self.signs.counts.pictures
+        return Summary(self.folder, totals.pictures, totals.masks, done_now, totals.errors)
 
     def _left(self) -> list[Shard]:
         """What nobody has done."""
@@ -235,7 +229,7 @@ class _Job:
         reads = read_all(items, workers=self.workers, threads=threads, ahead=ahead)
         most_open = 2 + -(-2 * len(self.where) * self.task.batch // len(shards[0].items))
         feed = Feed(shards, reads, self.task.batch, most_open, results)
-        collected = _Collected(shards)
+        collected = Collected(shards)
         before = self.signs.counts.waited
         with (
             ThreadPoolExecutor(1, thread_name_prefix="samjax-write") as writing,
@@ -258,7 +252,7 @@ class _Job:
             for write in writes:
                 write.result()
 
-    def _take(self, collected: "_Collected", read: Read, found: Any) -> Shard | None:
+    def _take(self, collected: Collected, read: Read, found: Any) -> Shard | None:
         """Counts a picture in; its shard, if that is complete now."""
         shard, place = collected.where(read.number)
         counts = self.signs.counts
@@ -290,72 +284,6 @@ class _Job:
                 _log.warning("samjax: %s; trying again in %g s", error, pause)
                 time.sleep(pause)
         written()
-
-
-class _Collected:
-    """Results of pictures by shard, until a shard is complete."""
-
-    def __init__(self, shards: Sequence[Shard]):
-        self._shards = shards
-        self._starts: list[int] = []
-        start = 0
-        for shard in shards:
-            self._starts.append(start)
-            start += len(shard.items)
-        self._total = start
-        self._count = 0
-        self.results: dict[int, list[Any]] = {}
-        self._missing = {shard.number: len(shard.items) for shard in shards}
-
-    @property
-    def complete(self) -> bool:
-        return self._count == self._total
-
-    def where(self, number: int) -> tuple[Shard, int]:
-        """The shard of the n-th picture, and its place there."""
-        i = bisect.bisect_right(self._starts, number) - 1
-        return self._shards[i], number - self._starts[i]
-
-    def put(self, shard: Shard, place: int, one: Result | str) -> Shard | None:
-        row = self.results.setdefault(shard.number, [None] * len(shard.items))
-        assert row[place] is None, (shard.number, place)
-        row[place] = one
-        self._count += 1
-        self._missing[shard.number] -= 1
-        return shard if self._missing[shard.number] == 0 else None
-
-
-@contextlib.contextmanager
-def _bar(folder: Path, job: _Job, shown: bool) -> Iterator[None]:
-    """One line for all processes, kept up to date from their signs."""
-    total = sum(len(shard.items) for shard in job.shards)
-    bar = tqdm(total=total, initial=job.earlier, unit="picture", delay=2, disable=not shown)
-    stop = threading.Event()
-
-    def show() -> None:
-        while not stop.wait(1.0):
-            refresh()
-
-    def refresh() -> None:
-        counts = {**job.signs.all(), job.signs.host.rank: job.signs.counts}.values()
-        bar.n = min(total, job.earlier + sum(one.pictures for one in counts))
-        bar.set_postfix(
-            masks=sum(one.masks for one in counts), errors=sum(one.errors for one in counts),
-            refresh=False,
-        )  # fmt: skip
-        bar.refresh()
-
-    thread = threading.Thread(target=show, name="samjax-bar", daemon=True)
-    with bar:
-        if shown:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            if shown:
-                thread.join()
-                refresh()
 
 
 def _model_digest(model: Model) -> str:

@@ -33,7 +33,6 @@ class Report(NamedTuple):
     settings: Mapping[str, Any]
     pictures: int
     masks: int
-    missing: int
     masks_each: Sequence[int]
     histograms: Mapping[str, Sequence[int]]
     errors: Sequence[Mapping[str, Any]]
@@ -49,7 +48,6 @@ def report_html(report: Report) -> str:
             ("pictures", f"{report.pictures:,}"),
             ("masks", f"{report.masks:,}"),
             ("not done", f"{len(report.errors):,}"),
-            *([("shards missing", f"{report.missing:,}")] if report.missing else []),
         ]),
     ]  # fmt: skip
     if report.masks:

@@ -105,8 +105,6 @@ def run(args: argparse.Namespace) -> int:
         f"{number(done.pictures, 'picture')} ({done.done_now} now), "
         f"{number(done.masks, 'mask')}, {time.monotonic() - started:.1f} s, in {done.folder}"
     )
-    if done.missing:
-        print(f"samjax: {number(done.missing, 'shard')} left to other processes", file=sys.stderr)
     if done.errors:
         print(
             f"samjax: {number(len(done.errors), 'picture')} not done; the reasons are in "

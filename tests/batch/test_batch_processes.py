@@ -110,12 +110,15 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(command, alone, tmp_
     assert contents(tmp_path / "out") == alone
 
 
-def test_one_of_two_processes_is_killed(command, alone, tmp_path):
-    first, second = (command("out", *words) for words in together(2))
-    while second.poll() is None and not (tmp_path / "out/shards/00001").exists():
+@pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_one_of_two_processes_is_killed(command, alone, tmp_path, lost):
+    """The first one too, by which they had met."""
+    pair = [command("out", *words) for words in together(2)]
+    victim, other = pair[lost], pair[1 - lost]
+    while victim.poll() is None and not (tmp_path / f"out/shards/0000{lost}").exists():
         time.sleep(0.02)
-    second.send_signal(signal.SIGKILL)
-    output = finished(first)
+    victim.send_signal(signal.SIGKILL)
+    output = finished(other)
     assert "of processes that have ended" in output
     assert contents(tmp_path / "out") == alone
 
