@@ -4,6 +4,7 @@ Each picture has a key, its name in everything that is written: the path within 
 archive's name and the path within that.
 """
 
+import functools
 import glob
 import os
 import tarfile
@@ -49,8 +50,8 @@ class Listing(NamedTuple):
     problems: list[Problem]
 
 
-def list_items(sources: Source | Sequence[Source]) -> Listing:
-    """All pictures of the sources, in the order of their keys.
+def list_items(sources: Source | Sequence[Source], *, output: Path | None = None) -> Listing:
+    """All pictures of the sources, in the order of their keys; what is in `output` is none.
 
     A source is a folder, with all folders in it; a glob; a file of paths, one a line (.txt); a tar
     in WebDataset's form, uncompressed; an ArrayRecord file whose records are picture files; a
@@ -67,6 +68,9 @@ def list_items(sources: Source | Sequence[Source]) -> Listing:
         found, wrong = _list_source(os.fspath(source), Path())
         items += found
         problems += wrong
+    if output is not None:
+        own = str(output.resolve()) + os.sep
+        items = [one for one in items if not os.path.realpath(one.path).startswith(own)]
     unique: dict[str, Item] = {}
     for item in items:
         other = unique.setdefault(item.key, item)
@@ -103,8 +107,8 @@ def _read(item: Item) -> UInt8[np.ndarray, "H W 3"]:
     if item.start < 0 and not is_in_a_bucket(item.path):
         return read_image(item.path)
     if item.start >= 0 and item.size < 0:
-        with _records(item.path) as reader:
-            return decode_image(reader.read([item.start])[0], name=f"record {item.key}")
+        content = _record_reader(item.path).read([item.start])[0]
+        return decode_image(content, name=f"record {item.key}")
     with open_file(item.path) as file:
         if item.start >= 0:
             file.seek(item.start)
@@ -201,26 +205,20 @@ def _tar_members(path: str, key: str) -> Iterator[Item]:
 
 
 def _record_items(path: str, key: str) -> Iterator[Item]:
-    with _records(path) as reader:
-        for number in range(reader.num_records()):
-            yield Item(f"{key}/{number:08d}", path, number)
+    count = _record_reader(path).num_records()
+    if not count:  # which is what the library says of a damaged file, too
+        raise ValueError("it has no records, or is damaged")
+    for number in range(count):
+        yield Item(f"{key}/{number:08d}", path, number)
 
 
-class _records:
-    """A reader of an ArrayRecord file, closed at the end."""
-
-    def __init__(self, path: str):
-        try:
-            from array_record.python.array_record_module import ArrayRecordReader
-        except ImportError as error:
-            raise ImportError(
-                f"{path} is an ArrayRecord file, which needs array_record: "
-                'pip install "samjax[batch]"'
-            ) from error
-        self._reader: Any = ArrayRecordReader(path)
-
-    def __enter__(self) -> Any:
-        return self._reader
-
-    def __exit__(self, *_: object) -> None:
-        self._reader.close()
+@functools.lru_cache(maxsize=64)
+def _record_reader(path: str) -> Any:
+    """Which reads the file's index once. Threads share it."""
+    try:
+        from array_record.python.array_record_module import ArrayRecordReader
+    except ImportError as error:
+        raise ImportError(
+            f'{path} is an ArrayRecord file, which needs array_record: pip install "samjax[batch]"'
+        ) from error
+    return ArrayRecordReader(path)

@@ -120,7 +120,7 @@ def run(
     folder = Path(output)
     if host.rank == 0:
         folder = open_folder(folder, settings, new_output=new_output)
-        problems = extend_plan(folder, list_items(source), shard_size)
+        problems = extend_plan(folder, list_items(source, output=folder), shard_size)
         begin_session(folder)
     if distributed:
         leave()

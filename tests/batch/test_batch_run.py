@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +93,11 @@ def test_pictures_that_come_later(go, pictures, tmp_path):
     assert len(COCO(str(tmp_path / "out/coco.json")).imgs) == 13
 
 
+def test_an_output_within_the_source(go, pictures):
+    first = go(pictures, pictures / "masks", overlays=True)
+    assert go(pictures, pictures / "masks", overlays=True) == first._replace(done_now=0)
+
+
 def test_other_settings(go, pictures, tmp_path, small_model):
     go(pictures)
     with pytest.raises(ValueError, match="box_nms_thresh was 1.0 and is now 0.5.*--new-output"):
@@ -112,15 +118,17 @@ def test_faults_are_recorded_and_the_rest_is_done(go, pictures, tmp_path, capsys
     (pictures / "0007.png").write_bytes((pictures / "0007.png").read_bytes()[:200])
     write_image(pictures / "wide.png", np.zeros((1, 3000, 3), np.uint8))
     (pictures / "cut.tar").write_bytes(b"not a tar" * 100)
+    (pictures / "cut.array_record").write_bytes(b"no records" * 10_000)
     done = go(pictures)
     assert done.pictures == 9
     rows = list(csv.DictReader((tmp_path / "out/errors.csv").open()))
-    assert [row["key"] for row in rows] == ["0003.png", "0007.png", ""]
-    assert "0003.png" in rows[0]["reason"] and "cut.tar" in rows[2]["path"]
+    assert [row["key"] for row in rows] == ["0003.png", "0007.png", "", ""]
+    assert "0003.png" in rows[0]["reason"]
+    assert [Path(row["path"]).name for row in rows[2:]] == ["cut.array_record", "cut.tar"]
     assert "0007.png" in (tmp_path / "out/report.html").read_text()
     make_pictures(pictures, 1, start=3)
     assert go(pictures).done_now == 0
-    assert [e["key"] for e in go(pictures, retry_errors=True).errors] == ["0007.png", ""]
+    assert [e["key"] for e in go(pictures, retry_errors=True).errors] == ["0007.png", "", ""]
 
 
 def test_a_picture_of_30000_pixels_a_side(go, tmp_path):
