@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
+from memory_bucket import use_bucket
 from samjax.checkpoint import Model, load, read_thresholds, save_checkpoint
 from samjax.cli import main
 from samjax.convert import convert, save_huggingface
@@ -27,16 +27,7 @@ def model() -> Model:
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """Every gs:// path is in memory; names of what is there, for the test to look at."""
-
-    class Bucket(MemoryFileSystem):
-        store: dict = {}
-        pseudo_dirs = [""]
-        cachable = False
-
-    backend = type(epath.Path("gs://x/y")._backend)
-    monkeypatch.setattr(backend, "fs", lambda self, path: Bucket())
-    return Bucket
+    return use_bucket(monkeypatch)
 
 
 def assert_same(found: Model, expected: Model) -> None:

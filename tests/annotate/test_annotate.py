@@ -6,20 +6,18 @@ import json
 import logging
 
 import cv2
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
 from pycocotools.coco import COCO
 
+from random_model import random_model
 from samjax import SamPredictor, auto_annotate
 from samjax.annotate import open_detector
 from samjax.annotate.output import Labelled, open_output
-from samjax.checkpoint import Model, save_checkpoint
+from samjax.checkpoint import save_checkpoint
 from samjax.cli import main
 from samjax.images import read_image, write_image
-from samjax.models import SamConfig
-from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten, unflatten
 from samjax.models.yolo import YoloConfig
 from samjax.naming import Picture
@@ -30,16 +28,7 @@ from samjax.yolo_model import abstract_params as abstract_yolo
 
 @pytest.fixture(scope="module")
 def model():
-    config = SamConfig.tiny(64)
-    rng = np.random.default_rng(0)
-    leaves = flatten(abstract_params(config))
-    arrays = {n: 0.2 * rng.standard_normal(x.shape, np.float32) for n, x in leaves.items()}
-    model = Model(unflatten({n: jnp.asarray(x) for n, x in arrays.items()}), config)
-    predictor = SamPredictor(model)
-    predictor.set_image(np.zeros((40, 60, 3), np.uint8))
-    _, _, logits = predictor.predict(box=[1, 2, 30, 20], multimask_output=False)
-    config = config.replace(mask_threshold=float(np.median(logits)))
-    return dataclasses.replace(model, config=config)
+    return random_model()
 
 
 @pytest.fixture

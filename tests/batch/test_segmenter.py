@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
+from memory_bucket import use_bucket
 from samjax import SamAutomaticMaskGenerator, batch
 from samjax.images import read_image
 from small_batch import EASY, make_pictures
@@ -65,13 +65,7 @@ def test_with_ray(pictures, model_folder):
 
 
 def test_pictures_in_a_bucket(tmp_path, pictures, small_model, monkeypatch):
-    class Bucket(MemoryFileSystem):
-        store: dict = {}
-        pseudo_dirs = [""]
-        cachable = False
-
-    backend = type(epath.Path("gs://x/y")._backend)
-    monkeypatch.setattr(backend, "fs", lambda self, path: Bucket())
+    use_bucket(monkeypatch)
     for file in pictures.rglob("*.png"):
         there = epath.Path("gs://bucket/in") / file.relative_to(pictures).as_posix()
         there.parent.mkdir(parents=True, exist_ok=True)
