@@ -60,23 +60,24 @@ def main() -> None:
 
 
 def killed(work: Path, kills: int, expected: dict[str, bytes]) -> str:
-    """One time in five while it starts, else at a moment of a part of the work."""
+    """One time in five while it starts, else soon after a shard has been written."""
     out, at = work / "killed", []
-    log = work / "alone/log/session-1/process-0.json"
-    seconds = json.loads(log.read_text())["counts"]["seconds"]
+
+    def done() -> int:
+        return len(list((out / "shards").glob("0*")))
+
     for i in range(kills):
-        sessions = len(list((out / "log").glob("session-*/")))
-        process = begin(work, out)
+        process, before = begin(work, out), done()
         if i % 5:
-            while len(list((out / "log").glob("session-*/"))) == sessions:
+            while process.poll() is None and done() == before:
                 time.sleep(0.01)
-            time.sleep(random.uniform(0, 2.5) * seconds / kills)
+            time.sleep(random.uniform(0, 0.1))
         else:
             time.sleep(random.uniform(0, 5))
         assert process.poll() is None, "the run had ended before it was killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        at.append(len(list((out / "shards").glob("0*"))) if out.exists() else 0)
+        at.append(done())
     finish(begin(work, out))
     check(out, expected)
     return f"{len(at)} times, with {', '.join(map(str, at))} shards done; same bytes"
