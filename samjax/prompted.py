@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 
 from samjax import inference, prompts
 from samjax.checkpoint import Model
-from samjax.postprocess import Rle, compress_mask
+from samjax.postprocess import Rle, compress_packed
 from samjax.predictor import MAX_PROMPTS, SamPredictor
 from samjax.prompts import Tokens, padded_size
 from samjax.types import Predictions, Prompts
@@ -116,6 +116,7 @@ def _full_size(
             np.concatenate([part, padding]), mask_threshold=threshold,
             stability_score_offset=offset,
         )  # fmt: skip
-        rles += [compress_mask(mask) for mask in masks[: len(part)]]
+        size = upscaler.original_size
+        rles += [compress_packed(mask, size) for mask in masks[: len(part)]]
         scores.append(stability[: len(part)])
     return rles, np.concatenate(scores)

@@ -4,7 +4,7 @@ import functools
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from samjax.models import SamConfig
 from samjax.postprocess.masks import axis_weights, upscale_masks
@@ -55,11 +55,9 @@ class Upscaler:
         *,
         mask_threshold: float,
         stability_score_offset: float,
-    ) -> tuple[Bool[np.ndarray, "N H W"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
-        """Thresholded masks, stability scores and boxes of logits at full resolution.
-
-        Each mask is in Fortran order, which is how run-length encoding reads it.
-        """
+    ) -> tuple[UInt8[np.ndarray, "N W B"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
+        """Packed masks (for `compress_packed`), stability scores and boxes of logits at full
+        resolution."""
         return self.measured(
             self.measuring(
                 low_res_masks,
@@ -90,11 +88,10 @@ class Upscaler:
 
     def measured(
         self, begun: tuple[Array, Array, Array]
-    ) -> tuple[Bool[np.ndarray, "N H W"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
+    ) -> tuple[UInt8[np.ndarray, "N W B"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
         """What `measure` returns, of what `measuring` began."""
-        height, width = self.original_size
         masks, scores, boxes = (np.asarray(x) for x in begun)
-        return masks[:, :width, :height].transpose(0, 2, 1), scores, boxes
+        return masks, scores, boxes
 
 
 _upscale = jax.jit(upscale_masks)

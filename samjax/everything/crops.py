@@ -19,7 +19,7 @@ from samjax.checkpoint import Model
 from samjax.embeddings import Picture
 from samjax.everything.ahead import BegunEarly
 from samjax.everything.masks import Masks
-from samjax.postprocess import compress_mask, is_box_near_crop_edge, nms, uncrop_mask
+from samjax.postprocess import compress_packed, is_box_near_crop_edge, nms
 from samjax.transforms import ResizeLongestSide
 from samjax.types import PointLabel, Predictions, Prompts
 
@@ -138,16 +138,17 @@ def _kept(
     picture: Picture,
     filters: Filters,
 ) -> Masks:
-    """Full-resolution masks that pass, in the picture's frame, when they have been computed."""
-    binary, stability, boxes = picture.upscaler.measured(measuring)
+    """Masks that pass, in the picture's frame, when they have been computed."""
+    packed, stability, boxes = picture.upscaler.measured(measuring)
     height, width = crop.size
     keep = ~is_box_near_crop_edge(boxes, crop.box, [0, 0, width, height])
     if filters.stability_score_thresh > 0.0:
         keep &= stability >= filters.stability_score_thresh
     keep = np.flatnonzero(keep[: len(ious)])
     x0, y0, _, _ = crop.box
+    inside, whole = picture.original_size, crop.size
     return Masks(
-        [compress_mask(uncrop_mask(binary[i], crop.box, crop.size)) for i in keep],
+        [compress_packed(packed[i], inside, origin=(x0, y0), frame=whole) for i in keep],
         boxes[keep] + np.array([x0, y0, x0, y0]),
         ious[keep],
         points[keep] + np.array([x0, y0]),

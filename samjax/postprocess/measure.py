@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt8
 
 from samjax.postprocess.masks import extents_to_box, masks_to_boxes, stability_score, upscale_masks
 
@@ -58,12 +58,13 @@ def measure_masks(
     threshold_offset: Float[Array | np.ndarray, ""],
     *,
     span: int | None = None,
-) -> tuple[Bool[Array, "N W H"], Float32[Array, "N"], Int32[Array, "N 4"]]:
-    """Masks, transposed (so that run-length encoding reads them as they lie), scores and boxes.
+) -> tuple[UInt8[Array, "N W H/8"], Float32[Array, "N"], Int32[Array, "N 4"]]:
+    """Packed masks, as `compress_packed` reads them, scores and boxes.
 
-    Only the first `height` rows and `width` columns count; the rest of a mask is False. Weights
-    come from `axis_weights`, padded to a multiple of `ROWS_AT_ONCE` and of `COLUMNS_AT_ONCE`.
-    `span` is their `piece_span`, and without it that of any weights: all.
+    A mask has its columns one after the other and eight rows in a byte, the first in the lowest
+    bit. Only the first `height` rows and `width` columns count; the rest of a mask is False.
+    Weights come from `axis_weights`, padded to a multiple of `ROWS_AT_ONCE` and of
+    `COLUMNS_AT_ONCE`. `span` is their `piece_span`, and without it that of any weights: all.
     """
     return jax.lax.platform_dependent(
         *map(jnp.asarray, (low_res_masks, row_weights, column_weights, height, width)),
@@ -94,7 +95,7 @@ def _measured_whole(low_res_masks, rows, columns, height, width, threshold, offs
     logits = jnp.swapaxes(logits, -1, -2)
     scores = stability_score(logits, threshold, offset, height=width, width=height)
     masks = (logits > threshold) & _inside(len(columns), len(rows), width, height)
-    return masks, scores, masks_to_boxes(masks)[:, np.array([1, 0, 3, 2])]
+    return _pack(masks), scores, masks_to_boxes(masks)[:, np.array([1, 0, 3, 2])]
 
 
 def _thresholded_in_pieces(span, low_res_masks, rows, columns, threshold):
@@ -114,7 +115,7 @@ def _measured_in_pieces(span, low_res_masks, rows, columns, height, width, thres
         shifted = zip((above, below, mask), SHIFTS, strict=True)
         packed = functools.reduce(jnp.bitwise_or, (x.astype(jnp.int32) << n for x, n in shifted))
         counts = jax.lax.optimization_barrier(jnp.sum(packed, axis=0, dtype=jnp.int32))
-        return mask, counts, jnp.max(mask.astype(jnp.uint8), axis=1) > 0
+        return _pack(mask), counts, jnp.max(mask.astype(jnp.uint8), axis=1) > 0
 
     masks, counts, in_columns = _for_each_piece(
         measure, jnp.swapaxes(low_res_masks, -1, -2), rows, columns, span
@@ -123,7 +124,11 @@ def _measured_in_pieces(span, low_res_masks, rows, columns, height, width, thres
     scores = _total(above) / _total(below)
     number = len(low_res_masks)
     boxes = extents_to_box(in_columns.reshape(number, -1), jnp.any(rows_inside > 0, axis=1))
-    return masks.reshape(number, len(columns), len(rows)), scores, boxes
+    return masks.reshape(number, len(columns), -1), scores, boxes
+
+
+def _pack(masks):
+    return jnp.packbits(masks, axis=-1, bitorder="little")
 
 
 def _total(counts):

@@ -89,18 +89,18 @@ def test_a_failure_costs_its_picture_alone(model, images, where, monkeypatch):
 
         def failing(*args, **kwargs):
             calls.append(1)
-            if fails(*args):
+            if fails(*args, **kwargs):
                 raise MemoryError("no room")
             return original(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, failing)
 
     if where == "encoding":
-        fail_in(inference, "encode_images", lambda *_: len(calls) == 7)
+        fail_in(inference, "encode_images", lambda *_, **__: len(calls) == 7)
     elif where == "decoding":  # three batches a crop
-        fail_in(inference, "decode_masks", lambda *_: len(calls) == 3 * 6 + 2)
+        fail_in(inference, "decode_masks", lambda *_, **__: len(calls) == 3 * 6 + 2)
     else:
-        fail_in(crops, "compress_mask", lambda mask, *_: mask.shape == images[1].shape[:2])
+        fail_in(crops, "compress_packed", lambda *_, frame, **__: frame == images[1].shape[:2])
     found = list(generator.generate_many(images, yield_errors=True))
     assert isinstance(found[1], MemoryError)
     assert [found[0].records, found[2].records] == [expected[0], expected[2]]

@@ -40,7 +40,8 @@ def test_pieces_are_the_whole(size, threshold, offset, narrow):
         np.testing.assert_array_equal(ours, expected, err_msg=name)
     seen = measure.threshold_masks(*given[:3], np.array(threshold, np.float32), span=span)
     height, width = size
-    masks, scores, boxes = whole
+    packed, scores, boxes = whole
+    masks = np.unpackbits(packed, axis=-1, bitorder="little").astype(bool)
     np.testing.assert_array_equal(
         np.asarray(seen)[:, :height, :width], masks[:, :width, :height].transpose(0, 2, 1)
     )

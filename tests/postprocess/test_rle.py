@@ -10,6 +10,7 @@ from samjax.postprocess.rle import (
     area_from_rle,
     coco_encode_rle,
     compress_mask,
+    compress_packed,
     mask_to_rle,
     rle_to_mask,
     uncompress_rle,
@@ -48,6 +49,32 @@ def test_compressed_form_equals_the_reference_and_pycocotools(shape):
         compressed = coco_encode_rle(mask_to_rle(mask))
         assert compressed == amg.coco_encode_rle(mask_to_rle(mask))
         assert compressed["counts"].encode() == coco.encode(np.asfortranarray(mask, "u1"))["counts"]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mask_is_compressed_as_pycocotools_does(shape, order):
+    for mask in masks(shape):
+        expected = coco.encode(np.asfortranarray(mask, "u1"))["counts"].decode()
+        rle = compress_mask(np.asarray(mask, order=order))
+        assert rle == {"size": list(shape), "counts": expected}
+
+
+@pytest.mark.parametrize("origin, beyond", [((0, 0), (0, 0)), ((3, 0), (0, 2)), ((2, 5), (4, 1))])
+@pytest.mark.parametrize("padded", [(64, 0), (128, 3)])
+@pytest.mark.parametrize("shape", [*SHAPES, (64, 30), (128, 5), (63, 4)])
+def test_a_packed_mask_is_compressed_as_pycocotools_does(shape, padded, origin, beyond):
+    """The frame ends `beyond` the crop; `padded` is what bits are, in rows and columns."""
+    height, width = shape
+    (x0, y0), (more_rows, more_columns) = origin, beyond
+    columns = np.zeros((width + padded[1], -(-height // padded[0]) * padded[0]), bool)
+    whole = np.zeros((y0 + height + more_rows, x0 + width + more_columns), np.uint8, "F")
+    for mask in masks(shape):
+        columns[:width, :height] = mask.T
+        whole[y0 : y0 + height, x0 : x0 + width] = mask
+        bits = np.packbits(columns, axis=1, bitorder="little")
+        rle = compress_packed(bits, shape, origin=origin, frame=whole.shape)
+        assert rle == {"size": list(whole.shape), "counts": coco.encode(whole)["counts"].decode()}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
