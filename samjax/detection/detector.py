@@ -23,22 +23,25 @@ class Detections(NamedTuple):
     """What is in one picture, the best first.
 
     Boxes are (x0, y0, x1, y1) in its pixels, scores in 0..1; `masks` are run lengths at its own
-    resolution, None of a model without masks.
+    resolution, None of a model without masks. Of a model of oriented boxes `oriented` are these as
+    (x, y, width, height, turn): centre and sides in pixels, and radians from the x axis towards the
+    y axis; `boxes` are then what they lie in, cut off at the picture's edges.
     """
 
     boxes: Float32[np.ndarray, "N 4"]
     scores: Float32[np.ndarray, "N"]
     classes: Int32[np.ndarray, "N"]
     masks: list[Rle] | None = None
+    oriented: Float32[np.ndarray, "N 5"] | None = None
 
 
 class YoloDetector:
-    """A YOLOv8 that detects or segments, with the thresholds that are wanted of it.
+    """A YOLOv8 with the thresholds that are wanted of it.
 
     Args:
       model: as `samjax.convert.yolo.load_yolo` gives it.
       conf: boxes are kept whose best class scores above this.
-      iou: overlap with a better box of its class above which a box goes.
+      iou: overlap with a better box of its class above which a box goes (`suppress`).
       imgsz: the longest side of the model's input, or its (height, width): multiples of 32.
       max_det: at most this many boxes of a picture.
       classes: numbers of the classes to keep; None is all.
@@ -46,7 +49,7 @@ class YoloDetector:
       rect: margins only as wide as they have to be; otherwise all inputs have one size, and one
         program serves all pictures.
 
-    Raises `ValueError` for a value that is out of range, and for a model of oriented boxes.
+    Raises `ValueError` for a value that is out of range.
     """
 
     def __init__(
@@ -66,11 +69,6 @@ class YoloDetector:
                 raise ValueError(f"{name} is {value}; it has to be a number from 0 to 1.")
         if max_det < 1:
             raise ValueError(f"max_det is {max_det}; it has to be at least 1.")
-        if model.config.task == "obb":
-            raise ValueError(
-                "this model finds oriented boxes, which are not suppressed here yet; "
-                "YoloModel.boxes_and_scores gives all of them."
-            )
         count = model.config.num_classes
         if classes is not None and (
             strange := [number for number in classes if not 0 <= number < count]
@@ -100,17 +98,30 @@ class YoloDetector:
             agnostic=self.agnostic,
         )  # fmt: skip
         count = int(found.number[0])
-        boxes = letterbox.boxes_in_picture(np.asarray(found.boxes[0])[:count])
+        boxes = np.asarray(found.boxes[0])[:count]
+        oriented = None
+        if boxes.shape[1] == 5:
+            oriented = letterbox.oriented_in_picture(boxes)
+            boxes = around(boxes)
+        boxes = letterbox.boxes_in_picture(boxes)
         scores = np.asarray(found.scores[0])[:count]
         classes = np.asarray(found.classes[0])[:count]
         if not masks or found.coefficients is None or found.prototypes is None:
-            return Detections(boxes, scores, classes)
+            return Detections(boxes, scores, classes, oriented=oriented)
         logits = mask_logits(np.asarray(found.coefficients[0])[:count], found.prototypes[0])
         rles = [
             compress_mask(mask_in_picture(mask, box, letterbox))
             for mask, box in zip(logits, boxes, strict=True)
         ]
         return Detections(boxes, scores, classes, rles)
+
+
+def around(oriented: Float32[np.ndarray, "N 5"]) -> Float32[np.ndarray, "N 4"]:
+    """The smallest upright boxes (x0, y0, x1, y1) that (x, y, width, height, turn) lie in."""
+    cos, sin = np.abs(np.cos(oriented[:, 4:])), np.abs(np.sin(oriented[:, 4:]))
+    width, height = oriented[:, 2:3], oriented[:, 3:4]
+    half = np.concatenate([width * cos + height * sin, width * sin + height * cos], axis=1) / 2
+    return np.concatenate([oriented[:, :2] - half, oriented[:, :2] + half], axis=1)
 
 
 class _Found(NamedTuple):

@@ -40,6 +40,14 @@ class Letterbox(NamedTuple):
         found = (boxes - margin) / self.scale
         return np.clip(found, 0, np.array([width, height] * 2)).astype(np.float32)
 
+    def oriented_in_picture(
+        self, boxes: Float[np.ndarray, "*N 5"]
+    ) -> Float32[np.ndarray, "*N 5"]:  # fmt: skip
+        """Boxes (x, y, width, height, turn) of the input in the picture's pixels, whole."""
+        margin = np.array([self.left, self.top, 0, 0])
+        sides = (boxes[..., :4] - margin) / self.scale
+        return np.concatenate([sides, boxes[..., 4:]], axis=-1).astype(np.float32)
+
 
 def fit(
     height: int, width: int, input_size: int | tuple[int, int] = 640, *, rect: bool = True
