@@ -19,6 +19,7 @@ from samjax import upscaler
 from samjax.models import Sam, SamConfig
 from samjax.models.architecture import abstract_model, config_from_params
 from samjax.models.params import Params
+from samjax.platforms import platform_dependent
 from samjax.types import HqEmbeddings, Predictions, Prompts
 
 
@@ -169,7 +170,7 @@ def for_each_picture(
     """
 
     def all_here(*pictures: Any) -> Any:
-        return jax.lax.platform_dependent(
+        return platform_dependent(
             *pictures, cpu=lambda *x: jax.lax.map(lambda one: function(*one), x),
             default=jax.vmap(function),
         )  # fmt: skip

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from samjax.models.config import AttentionProgram
 from samjax.models.layers import at_least_float32
+from samjax.platforms import platform_dependent
 
 QUERIES_AT_ONCE = 256
 """At most this many in a piece (measured: 64 to 512; 256 and 512 are the fastest)."""
@@ -37,7 +38,7 @@ def attend(
     """
     if program != "auto":
         return _PROGRAMS[program](qkv, r_h, r_w)
-    return jax.lax.platform_dependent(qkv, r_h, r_w, cpu=attend_in_pieces, default=attend_whole)
+    return platform_dependent(qkv, r_h, r_w, cpu=attend_in_pieces, default=attend_whole)
 
 
 def attend_whole(qkv, r_h, r_w):

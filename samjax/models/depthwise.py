@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from samjax.models.config import Dtype
 from samjax.models.layers import at_least_float32, scaled
+from samjax.platforms import platform_dependent
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros above and below, and left and right of the picture."""
@@ -60,7 +61,7 @@ def depthwise_conv(
     float32. The program is chosen when the code is compiled for a platform. Derivatives
     go in reverse mode only (`jax.grad`, `jax.vjp`; not `jax.jvp`).
     """
-    return jax.lax.platform_dependent(
+    return platform_dependent(
         x, kernel, cpu=lambda x, kernel: shifted(x, kernel, stride, padding),
         default=lambda x, kernel: grouped(x, kernel, stride, padding),
     )  # fmt: skip

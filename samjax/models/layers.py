@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import Dtype
+from samjax.platforms import platform_dependent
 
 
 class Buffer(nnx.Variable):
@@ -93,7 +94,7 @@ def _product_backward(precision: str | None, residuals, gradient):
         kernel_gradient = whole(x, gradient)
     else:
         in_blocks = functools.partial(_in_blocks, whole, size)
-        kernel_gradient = jax.lax.platform_dependent(x, gradient, cpu=in_blocks, default=whole)
+        kernel_gradient = platform_dependent(x, gradient, cpu=in_blocks, default=whole)
     return jnp.matmul(gradient, kernel.T, precision=precision), kernel_gradient
 
 

@@ -12,6 +12,7 @@ from samjax.models.image_encoder import ImageEncoderViT
 from samjax.models.mask_decoder import Attended, MaskDecoder
 from samjax.models.prompt_encoder import PromptEncoder
 from samjax.models.tiny_vit import ImageEncoderTinyViT
+from samjax.platforms import platform_dependent
 from samjax.types import HqEmbeddings, Predictions, Prompts
 
 PROMPTS_AT_ONCE = 4
@@ -103,7 +104,7 @@ class Sam(nnx.Module):
                 lambda x: x.reshape(number, *x.shape[2:]), jax.lax.map(group, groups)
             )
 
-        return jax.lax.platform_dependent(prompts, cpu=in_groups, default=together)
+        return platform_dependent(prompts, cpu=in_groups, default=together)
 
 
 def _image_encoder(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from samjax.models.config import SamConfig
 from samjax.models.layers import LayerNorm, Mlp, at_least_float32, linear
+from samjax.platforms import platform_dependent
 
 
 class TwoWayTransformer(nnx.Module):
@@ -122,7 +123,7 @@ class Attention(nnx.Module):
         self, q: Float[Array, "T D"], k: Float[Array, "K D"], v: Float[Array, "K D"]
     ) -> Float[Array, "T D"]:
         """The call, for tokens that look at a picture."""
-        return jax.lax.platform_dependent(q, k, v, cpu=self._gather_folded, default=self.__call__)
+        return platform_dependent(q, k, v, cpu=self._gather_folded, default=self.__call__)
 
     def spread(
         self,
@@ -132,9 +133,7 @@ class Attention(nnx.Module):
         valid: Bool[Array, "T"],
     ) -> Float[Array, "K D"]:
         """The call, for a picture that looks at tokens, of which some are `valid`."""
-        return jax.lax.platform_dependent(
-            q, k, v, valid, cpu=self._spread_folded, default=self.__call__
-        )
+        return platform_dependent(q, k, v, valid, cpu=self._spread_folded, default=self.__call__)
 
     def _gather_folded(self, q, k, v):
         q_TNd = self._heads(self.q_proj(q))

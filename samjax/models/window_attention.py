@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from samjax.models.layers import at_least_float32
+from samjax.platforms import platform_dependent
 
 LOGITS_AT_ONCE = 200_000
 """About as many on the CPU, where 800 kB stay in the processor's cache; at least a window's."""
@@ -21,7 +22,7 @@ def attend_in_windows(
     All windows together, but on the CPU, where the program is chosen when the code is compiled for
     it: a few at a time.
     """
-    return jax.lax.platform_dependent(qkv, bias, cpu=attend_in_pieces, default=attend_whole)
+    return platform_dependent(qkv, bias, cpu=attend_in_pieces, default=attend_whole)
 
 
 def attend_whole(qkv, bias):

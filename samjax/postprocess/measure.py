@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt8
 
+from samjax.platforms import platform_dependent
 from samjax.postprocess.masks import extents_to_box, masks_to_boxes, stability_score, upscale_masks
 
 COLUMNS_AT_ONCE = 32
@@ -66,7 +67,7 @@ def measure_masks(
     Weights come from `axis_weights`, padded to a multiple of `ROWS_AT_ONCE` and of
     `COLUMNS_AT_ONCE`. `span` is their `piece_span`, and without it that of any weights: all.
     """
-    return jax.lax.platform_dependent(
+    return platform_dependent(
         *map(jnp.asarray, (low_res_masks, row_weights, column_weights, height, width)),
         *map(jnp.asarray, (mask_threshold, threshold_offset)),
         cpu=functools.partial(_measured_in_pieces, span), default=_measured_whole,
@@ -83,7 +84,7 @@ def threshold_masks(
 ) -> Bool[Array, "N H W"]:
     """The masks alone, as they are looked at; `span` is the `piece_span` of the weights of columns
     and rows, in this order."""
-    return jax.lax.platform_dependent(
+    return platform_dependent(
         *map(jnp.asarray, (low_res_masks, row_weights, column_weights, mask_threshold)),
         cpu=functools.partial(_thresholded_in_pieces, span),
         default=lambda low, rows, columns, least: upscale_masks(low, rows, columns) > least,

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from samjax.inference import bind, for_each_picture
 from samjax.models.config import SamConfig
 from samjax.models.sam import PROMPTS_AT_ONCE
+from samjax.platforms import platform_dependent
 from samjax.train import sampling
 from samjax.train.config import TrainConfig
 from samjax.train.losses import ObjectLoss, mask_iou, object_loss
@@ -208,7 +209,7 @@ def _decode_gradients(
         logits = jnp.moveaxis(logits, 0, 1).reshape(pictures, number, *logits.shape[3:])
         return gradients, losses, logits
 
-    return jax.lax.platform_dependent(decoder, embeddings, objects, cpu=in_groups, default=whole)
+    return platform_dependent(decoder, embeddings, objects, cpu=in_groups, default=whole)
 
 
 def _no_loss() -> ObjectLoss:
