@@ -1,8 +1,8 @@
 """Are devices without work? python -m benchmarks.batch_trace PICTURES... [--devices 8]
 
-`samjax.batch.run` with nano under JAX's profiler, from whose trace it is read when each device
-had a program to run. Counted from the first program of a device to its last;
-everything is compiled before.
+`samjax.batch.run` with nano under JAX's profiler, from whose trace it is read when each device had
+a program to run, from its first one to its last. Pictures are brought to one size, so that the run
+before has compiled everything for every device.
 """
 
 import argparse
@@ -16,11 +16,12 @@ from benchmarks.harness import Measurement, record
 from benchmarks.machine import ROOT
 
 Interval = tuple[float, float]
+SIZE = 640, 480
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("pictures", type=Path, nargs="+", help="files and folders")
+    parser.add_argument("pictures", type=Path, nargs="+")
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--points-per-side", type=int, default=8)
     parser.add_argument("--trace", type=Path, help=argparse.SUPPRESS)
@@ -46,6 +47,7 @@ def main() -> None:
 
 def traced(args: argparse.Namespace) -> None:
     import jax
+    from PIL import Image
 
     from samjax import batch, load
 
@@ -54,9 +56,14 @@ def traced(args: argparse.Namespace) -> None:
     profile = jax.profiler.ProfileOptions()
     profile.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as name:
-        batch.run(args.pictures, f"{name}/compiled", **options)
+        pictures = Path(name, "pictures")
+        pictures.mkdir()
+        for i, path in enumerate(args.pictures):
+            with Image.open(path) as picture:
+                picture.convert("RGB").resize(SIZE).save(pictures / f"{i:05d}.jpg")
+        batch.run(pictures, f"{name}/compiled", **options)
         with jax.profiler.trace(args.trace, profiler_options=profile):
-            batch.run(args.pictures, f"{name}/traced", **options)
+            batch.run(pictures, f"{name}/traced", **options)
 
 
 def busy_intervals(folder: Path) -> dict[int, list[Interval]]:
