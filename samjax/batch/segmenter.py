@@ -1,7 +1,9 @@
 """A callable for other people's pipelines: a stage of Ray Data, of Apache Beam, of anything that
 maps a function over batches."""
 
+import functools
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,14 @@ from samjax.checkpoint import Model, load
 from samjax.failures import FAILURES, reason
 from samjax.images import decode_image, read_image
 from samjax.model import Model as _Model
+
+_loading = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _load(model: Any, dtype: Any) -> Model:
+    """Kept for the next copy of a callable that comes to this process: Beam makes many."""
+    return load(model, dtype=dtype)
 
 
 class Segmenter:
@@ -52,7 +62,8 @@ class Segmenter:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self._loaded is None:
-            self._loaded = load(self.model, dtype=self.dtype)
+            with _loading:
+                self._loaded = _load(self.model, self.dtype)
         reads = self._read(batch)
         done: list[Result | None] = [None] * len(reads)
         errors = [read.error or "" for read in reads]

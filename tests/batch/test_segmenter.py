@@ -30,8 +30,10 @@ def test_it_goes_through_pickle_and_does_what_the_generator_does(
     assert (
         list(arrays["annotations"]) == list(paths["annotations"]) == list(done["annotations"][:3])
     )
-    segmenter = pickle.loads(pickle.dumps(segmenter))
-    assert segmenter._loaded is None
+    copy = pickle.loads(pickle.dumps(segmenter))
+    assert copy._loaded is None
+    copy({"path": [str(files[0])]})
+    assert copy._loaded is segmenter._loaded, "read once for both"
     embedded = batch.Segmenter(str(model_folder), mode="embeddings")({"path": paths["path"]})
     assert embedded["embeddings"][2].ndim == 3
 
@@ -62,6 +64,27 @@ def test_with_ray(pictures, model_folder):
         ray.shutdown()
     assert len(rows) == 10 and not any(row["error"] for row in rows)
     assert all(len(json.loads(row["annotations"])) > 1 for row in rows)
+
+
+def test_with_beam(pictures, model_folder, tmp_path):
+    beam = pytest.importorskip("apache_beam", reason="Beam is no part of the test requirements")
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    segment = batch.Segmenter(str(model_folder), **EASY)
+    files = sorted(map(str, pictures.rglob("*.png")))
+
+    def lines(paths):
+        done = segment({"path": paths})
+        columns = paths, done["annotations"], done["error"]
+        return [json.dumps(row) for row in zip(*columns, strict=True)]
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        batches = pipeline | beam.Create(files) | beam.BatchElements(4, 4)
+        batches | beam.FlatMap(lines) | beam.io.WriteToText(str(tmp_path / "masks"))
+    written = "".join(file.read_text() for file in tmp_path.glob("masks*"))
+    rows = [json.loads(line) for line in written.splitlines()]
+    assert sorted(path for path, _, _ in rows) == files and not any(error for *_, error in rows)
+    assert all(len(json.loads(annotations)) > 1 for _, annotations, _ in rows)
 
 
 def test_pictures_in_a_bucket(tmp_path, pictures, small_model, monkeypatch):
