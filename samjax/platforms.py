@@ -15,7 +15,7 @@ def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..
 
     JAX traces both branches, and in each both branches of every choice within: of choices in n
     layers 2**n programs, all but one of which are thrown away when the code is compiled. Tracing a
-    training step took four times as long. Here a choice within a branch has been made.
+    training step took six times as long. Here a choice within a branch has been made.
     """
     if (for_cpu := _for_cpu.get()) is not None:
         return (cpu if for_cpu else default)(*args)
