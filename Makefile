@@ -8,7 +8,7 @@ DEMO := .venv-demo
 .PHONY: test test-all parity lint format bench demo clean
 
 test: $(INSTALLED)  ## everything that runs in minutes
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(INSTALLED)  ## with full-size models and long runs
 	$(BIN)/python -m pytest -q -m "slow or not slow"

@@ -23,6 +23,21 @@ MEASURED = pytest.StashKey[list[str]]()
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+LONGEST = [
+    "train/test_loop.py", "test_readme.py", "train/test_step.py", "test_nano_training.py",
+    "train/test_gradients.py", "test_inference.py", "test_benchmarks.py", "models/test_tiny_vit.py",
+]  # fmt: skip
+"""Files that take minutes, begun first, so that no worker has one when all else is done."""
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return LONGEST.index(path) if path in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Pictures and trained decoder weights that stand beside the checkout, not inside it."""

@@ -1,5 +1,9 @@
-"""Meta's models with weights to compare with: random ones, and the trained prompt decoder's."""
+"""Meta's models with weights to compare with: random ones, and the trained prompt decoder's.
 
+python tests/reference.py vit_b.pth    the checkpoint of the README's benchmarks
+"""
+
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +91,8 @@ def _random(name: str, like: torch.Tensor, generator: torch.Generator) -> torch.
         return 1.0 + 0.1 * noise
     fan_in = like.shape[0] if is_transposed else like[0].numel()
     return noise / fan_in**0.5
+
+
+if __name__ == "__main__":
+    written = trained_reference(SamConfig.vit_b(), seed=0, embedding_scale=SIZE_OF_TRAINED)
+    torch.save(written.state_dict(), sys.argv[1])

@@ -47,7 +47,7 @@ def write_pictures(folder, number=5, seed=0):
 
 
 def write_model(path, config=None, seed=0):
-    config = config or SamConfig.tiny(64)
+    config = config or SamConfig.tiny(64, decoder_depth=1)
     save_checkpoint(path, Model(inference.init_params(config, seed), config))
     return path
 

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     from samjax.convert import save_pth
 
     folder = tmp_path_factory.mktemp("readme")
-    config = SamConfig.tiny(128)
+    config = SamConfig.tiny(128, decoder_depth=1)
     model = Model(inference.init_params(config), config)
     save_pth(folder / CHECKPOINT, model)
     save_checkpoint(folder / "assets" / NANO, model)

@@ -14,13 +14,8 @@ from small_steps import CONFIG
 
 
 @pytest.fixture(scope="module")
-def reference():
-    return random_reference(CONFIG, seed=0)
-
-
-@pytest.fixture(scope="module")
-def params(reference):
-    return from_state_dict(reference.state_dict()).params
+def params():
+    return from_state_dict(random_reference(CONFIG, seed=0).state_dict()).params
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from samjax.train.gradients import Batch, check_batch
 from samjax.train.parameters import split_params
 from samjax.train.step import init_state, train_step, trained_params
 
-CONFIG = SamConfig.tiny(128, hq=True)
+CONFIG = SamConfig.tiny(128, hq=True, decoder_depth=1)
 TRAIN = TrainConfig(
     trained="hq", num_points=0, refine_within=0, refine_at_end=0, warmup_steps=0,
     decay="constant", learning_rate=3e-3, layer_decay=1.0, weight_decay=0.0,
