@@ -6,12 +6,14 @@ before has compiled everything for every device.
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import tracing
 from benchmarks.harness import Measurement, record
 from benchmarks.machine import ROOT
 
@@ -46,15 +48,12 @@ def main() -> None:
 
 
 def traced(args: argparse.Namespace) -> None:
-    import jax
     from PIL import Image
 
     from samjax import batch, load
 
     model = load()
     options = dict(model=model, points_per_side=args.points_per_side, progress=False)
-    profile = jax.profiler.ProfileOptions()
-    profile.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as name:
         pictures = Path(name, "pictures")
         pictures.mkdir()
@@ -62,24 +61,19 @@ def traced(args: argparse.Namespace) -> None:
             with Image.open(path) as picture:
                 picture.convert("RGB").resize(SIZE).save(pictures / f"{i:05d}.jpg")
         batch.run(pictures, f"{name}/compiled", **options)
-        with jax.profiler.trace(args.trace, profiler_options=profile):
+        with tracing.traced(args.trace):
             batch.run(pictures, f"{name}/traced", **options)
 
 
 def busy_intervals(folder: Path) -> dict[int, list[Interval]]:
     """Of each simulated device, when its programs ran, in nanoseconds, in order and apart."""
-    import jax
-
     runs: dict[tuple[int, int], Interval] = {}
-    (file,) = folder.rglob("*.xplane.pb")
-    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
-        for event in (event for line in plane.lines for event in line.events):
-            stats = dict(event.stats)
-            if "device_ordinal" not in stats or "run_id" not in stats:
-                continue
-            run = stats["device_ordinal"], stats["run_id"]
-            start, end = runs.get(run, (event.start_ns, event.end_ns))
-            runs[run] = min(start, event.start_ns), max(end, event.end_ns)
+    for event, stats in itertools.chain.from_iterable(tracing.operations(folder)):
+        if "device_ordinal" not in stats:
+            continue
+        run = stats["device_ordinal"], stats["run_id"]
+        start, end = runs.get(run, (event.start_ns, event.end_ns))
+        runs[run] = min(start, event.start_ns), max(end, event.end_ns)
     busy: dict[int, list[Interval]] = {}
     for (device, _), (start, end) in sorted(runs.items(), key=lambda item: item[1]):
         programs = busy.setdefault(device, [])
