@@ -1,7 +1,5 @@
 """Boxes that are known already: a COCO file, or a folder of YOLO's label files."""
 
-import json
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from samjax.coco_objects import PictureNames, not_coco, read_coco_objects
 from samjax.naming import Picture
 
 Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -31,39 +30,33 @@ def open_coco_boxes(path: Path) -> FoundBoxes:
     Crowds are left out. Classes are numbered in the order of the file's categories. Raises
     `FileNotFoundError`, and `ValueError` for what is no such file.
     """
-    content = _read_json(path)
-    images, categories = {}, content.get("categories") or []
+    content = read_coco_objects(path)
+    names = PictureNames(content.images)
     try:
-        images = {image["id"]: image for image in content["images"]}
-        numbers = {category["id"]: i for i, category in enumerate(categories)}
-        grouped: dict[Any, list[Any]] = defaultdict(list)
-        for annotation in content["annotations"]:
-            if not annotation.get("iscrowd"):
-                grouped[annotation["image_id"]].append(_coco_row(annotation, numbers))
-        by_name = {str(image["file_name"]): key for key, image in images.items()}
+        numbers = {category["id"]: i for i, category in enumerate(content.categories)}
+        rows = {
+            name: [_coco_row(one, numbers) for one in annotations]
+            for name, annotations in content.annotations.items()
+        }
+        known = [
+            (category["id"], str(category.get("name", f"class{i}")))
+            for i, category in enumerate(content.categories)
+        ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no COCO file of boxes ({type(error).__name__}: {error}); expected images "
-            "with id and file_name, annotations with image_id, bbox and category_id, and categories"
-        ) from None
-    if strange := [key for key in grouped if key not in images]:
-        raise ValueError(f"{path} has boxes of a picture {strange[0]!r} that it does not list.")
-    last = Counter(Path(name).name for name in by_name)
-    short = {Path(name).name: key for name, key in by_name.items() if last[Path(name).name] == 1}
+        raise not_coco(path, error) from None
 
     def find(picture: Picture, size: tuple[int, int]) -> Boxes:
-        key = by_name.get(picture.file_name, short.get(Path(picture.file_name).name))
-        if key is None:
+        name = names.find(picture.file_name)
+        if name is None:
             raise ValueError(f"{path} says nothing of {picture.file_name}.")
-        stated = images[key].get("height"), images[key].get("width")
+        stated = tuple(content.images[name].get(side) for side in ("height", "width"))
         if None not in stated and stated != size:
             raise ValueError(
                 f"{picture.path} is {size[0]} high and {size[1]} wide, and in {path} {stated[0]} "
                 f"and {stated[1]}."
             )
-        return _columns(grouped[key])
+        return _columns(rows[name])
 
-    known = [(c["id"], str(c.get("name", f"class{i}"))) for i, c in enumerate(categories)]
     return FoundBoxes(find, known or None)
 
 
@@ -95,23 +88,6 @@ def open_yolo_boxes(folder: Path) -> FoundBoxes:
 
     names = _names(folder)
     return FoundBoxes(find, None if names is None else list(enumerate(names, start=1)))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"There is no {path}.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file ({error}).") from None
-    if isinstance(content, list):
-        raise ValueError(
-            f"{path} is a list, as COCO results are, which do not say what the pictures are "
-            "called; expected a COCO file with images, annotations and categories."
-        )
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected a COCO file.")
-    return content
 
 
 def _coco_row(annotation: Any, numbers: dict[Any, int]) -> list[float]:

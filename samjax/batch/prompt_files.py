@@ -1,14 +1,14 @@
 """Prompts that are known beforehand: boxes or points of each picture, from COCO or Parquet."""
 
 import hashlib
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from samjax.coco_objects import PictureNames, read_coco_objects
 from samjax.prompts import Tokens, check_box, check_points, tokens
 
 Prompts = list[Tokens]
@@ -33,25 +33,19 @@ class PromptFile:
         content = path.read_bytes()
         self.digest = hashlib.sha256(content).hexdigest()
         self.path = path
-        read = _read_parquet if path.suffix.lower() == ".parquet" else _read_coco
-        self._objects: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        self._named: set[str] = set()
-        for name, thing in read(path, content):
-            self._named.add(name)
-            if thing is not None:
-                self._objects[name].append(thing)
+        self._objects: Mapping[str, list[Mapping[str, Any]]]
+        if path.suffix.lower() == ".parquet":
+            self._objects = _read_parquet(path, content)
+        else:
+            self._objects = read_coco_objects(path, content).annotations
+        self._names = PictureNames(self._objects)
         self._convert: Callable[[Mapping[str, Any], tuple[int, int]], Tokens]
         self._convert = _box if mode == "boxes" else _points
-        last = Counter(PurePosixPath(name).name for name in self._named)
-        self._short = {
-            PurePosixPath(name).name: name
-            for name in self._named if last[PurePosixPath(name).name] == 1
-        }  # fmt: skip
 
     def __call__(self, key: str, size: tuple[int, int]) -> Prompts:
         """Raises `ValueError` for a picture that the file does not name, and for a prompt that is
         not one, or outside of the picture."""
-        name = key if key in self._named else self._short.get(PurePosixPath(key).name)
+        name = self._names.find(key)
         if name is None:
             raise ValueError(f"{self.path} says nothing of {key}")
         prompts = []
@@ -67,23 +61,7 @@ class PromptFile:
         return prompts
 
 
-def _read_coco(path: Path, content: bytes) -> list[tuple[str, Mapping[str, Any] | None]]:
-    try:
-        file = json.loads(content)
-        names = {image["id"]: str(image["file_name"]) for image in file["images"]}
-        rows: list[tuple[str, Mapping[str, Any] | None]] = [(name, None) for name in names.values()]
-        for thing in file["annotations"]:
-            if not thing.get("iscrowd"):
-                rows.append((names[thing["image_id"]], thing))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is no COCO file ({type(error).__name__}: {error}); expected images with id "
-            "and file_name, and annotations with image_id. Parquet files end in .parquet."
-        ) from None
-    return rows
-
-
-def _read_parquet(path: Path, content: bytes) -> list[tuple[str, Mapping[str, Any] | None]]:
+def _read_parquet(path: Path, content: bytes) -> dict[str, list[Mapping[str, Any]]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -101,7 +79,10 @@ def _read_parquet(path: Path, content: bytes) -> list[tuple[str, Mapping[str, An
             f"{path} has the columns {', '.join(sorted(columns))}; expected file_name, and bbox or "
             "x0, y0, x1, y1, or point_coords and point_labels."
         )
-    return [(str(row["file_name"]), row) for row in table.to_pylist()]
+    objects: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in table.to_pylist():
+        objects[str(row["file_name"])].append(row)
+    return dict(objects)
 
 
 def _box(thing: Mapping[str, Any], size: tuple[int, int]) -> Tokens:

@@ -292,18 +292,21 @@ def test_boxes_of_a_coco_file(pictures, model, tmp_path):
     assert any("says nothing of d.png" in failure for failure in again.failures)
 
 
+ONE_IMAGE = '{"images": [{"id": 1, "file_name": "a.png"}], '
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "is no JSON file"),
         ("[]", "is a list, as COCO results are"),
         ("3", "holds a int; expected a COCO file"),
-        ('{"images": []}', "no COCO file of boxes.*annotations"),
-        ('{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3]}]}', "no COCO file"),
+        ('{"images": []}', "no COCO file of objects.*annotations"),
+        (ONE_IMAGE + '"annotations": [{"image_id": 1, "bbox": [1, 2, 3]}]}', "no COCO file"),
         ('{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}', "picture 1 "),
         (
-            '{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4],'
-            ' "category_id": 5}], "categories": [{"id": 1}]}',
+            ONE_IMAGE + '"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 5}],'
+            ' "categories": [{"id": 1}]}',
             "category 5 is not among",
         ),
     ],

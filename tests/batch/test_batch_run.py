@@ -282,7 +282,7 @@ def test_wrong_sources(go, pictures, tmp_path):
     (tmp_path / "other/0000.png").write_bytes((pictures / "0000.png").read_bytes())
     with pytest.raises(ValueError, match="two pictures are called 0000.png"):
         go([pictures, tmp_path / "other"])
-    with pytest.raises(ValueError, match="is no COCO file"):
+    with pytest.raises(ValueError, match="no COCO file"):
         (tmp_path / "x.json").write_text("[")
         PromptFile(tmp_path / "x.json", "boxes")
 
