@@ -87,10 +87,14 @@ class PositionEmbeddingRandom(nnx.Module):
 
     def grid(self, x: Float[Array, "W"], y: Float[Array, "H"]) -> Float[Array, "H W D"]:
         """The call, for all pairs of an `x` and a `y`: of the angles' sums, so that sines and
-        cosines are taken once for a column and once for a row."""
+        cosines are taken once for a column and once for a row. In one array behind a barrier they
+        stay so; XLA:CPU would take them again for each pair."""
         along_x, along_y = self._matrix(x)
-        angle_x, angle_y = _turns(x)[None, :, None] * along_x, _turns(y)[:, None, None] * along_y
-        sin_x, cos_x, sin_y, cos_y = (f(a) for a in (angle_x, angle_y) for f in (jnp.sin, jnp.cos))
+        angles = _turns(x)[:, None] * along_x, _turns(y)[:, None] * along_y
+        waves = jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)])
+        lengths = len(x), len(x), len(y)
+        waves = jnp.split(jax.lax.optimization_barrier(waves), np.cumsum(lengths).tolist())
+        sin_x, cos_x, sin_y, cos_y = waves[0], waves[1], waves[2][:, None], waves[3][:, None]
         return jnp.concatenate(
             [sin_x * cos_y + cos_x * sin_y, cos_x * cos_y - sin_x * sin_y], axis=-1
         )

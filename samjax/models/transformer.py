@@ -139,7 +139,7 @@ class Attention(nnx.Module):
         q_TNd = self._heads(self.q_proj(q))
         # The bias of k_proj adds the same to all logits of a token and vanishes in the softmax.
         rows_TND = jnp.einsum("tnd,Dnd->tnD", q_TNd, self._kernel(self.k_proj))
-        logits = at_least_float32(rows_TND.reshape(-1, k.shape[-1]) @ k.T)
+        logits = at_least_float32(_of_all_pairs(rows_TND.reshape(-1, k.shape[-1]), k))
         weights, totals = _softmax_parts(logits / q_TNd.shape[-1] ** 0.5)
         context = at_least_float32(weights.astype(v.dtype) @ v) / totals[:, None]
         context = context.astype(v.dtype).reshape(rows_TND.shape)
@@ -152,7 +152,8 @@ class Attention(nnx.Module):
         v_TNd = self._heads(self.v_proj(v))
         rows_TND = jnp.einsum("tnd,Dnd->tnD", k_TNd, self._kernel(self.q_proj))
         offsets_TN = jnp.einsum("tnd,nd->tn", k_TNd, self._heads(self._bias(self.q_proj)[None])[0])
-        logits = (rows_TND.reshape(-1, q.shape[-1]) @ q.T).reshape(*offsets_TN.shape, -1)
+        logits = _of_all_pairs(rows_TND.reshape(-1, q.shape[-1]), q)
+        logits = logits.reshape(*offsets_TN.shape, -1)
         logits = at_least_float32(logits + offsets_TN[:, :, None]) / k_TNd.shape[-1] ** 0.5
         logits = jnp.where(valid[:, None, None], logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=0).astype(q.dtype).reshape(-1, q.shape[0])
@@ -171,6 +172,11 @@ class Attention(nnx.Module):
 
     def _heads(self, x: Float[Array, "L D"]) -> Float[Array, "L N d"]:
         return x.reshape(x.shape[0], self.num_heads, -1)
+
+
+def _of_all_pairs(x: Float[Array, "R D"], y: Float[Array, "K D"]) -> Float[Array, "R K"]:
+    """`x @ y.T`, but without the transpose, for which XLA:CPU makes a slow copy."""
+    return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())))
 
 
 def _softmax_parts(
