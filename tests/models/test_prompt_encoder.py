@@ -39,3 +39,9 @@ def test_a_window_at_the_origin_needs_none(encoders):
     window = encoders[1]
     with_origin = jax.jit(window.get_dense_pe)(jnp.zeros(2))
     np.testing.assert_allclose(window.get_dense_pe(), with_origin, rtol=0, atol=1e-6)
+
+
+def test_waves_are_taken_once_for_a_column_and_once_for_a_row(encoders):
+    """One sine and one cosine of each, and none in what makes pairs of them."""
+    program = jax.jit(encoders[0].get_dense_pe).lower().compile().as_text()
+    assert program.count(" sine(") == program.count(" cosine(") == 2

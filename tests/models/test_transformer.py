@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from samjax.models import SamConfig
-from samjax.models.transformer import Attention
+from samjax.models.transformer import Attention, TwoWayTransformer
 
 CONFIG = SamConfig.vit_b()
 
@@ -73,3 +73,20 @@ def test_the_cpu_runs_the_folded_one(attention, sides, direction):
     chosen = getattr(attention, direction.__name__)
     with jax.default_matmul_precision("highest"):
         np.testing.assert_array_equal(jax.jit(chosen)(*arguments), jax.jit(folded)(*arguments))
+
+
+def test_the_picture_is_not_turned_round():
+    """XLA:CPU would take longer for a transposed copy of it than for the products."""
+    transformer = TwoWayTransformer(CONFIG, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(transformer)
+    pixels, tokens = (jax.ShapeDtypeStruct((n, 256), jnp.float32) for n in (4096, 7))
+    valid = jax.ShapeDtypeStruct((7,), bool)
+
+    def look(state, image, image_pe, tokens, valid):
+        return nnx.merge(graphdef, state)(image, image_pe, tokens, valid)
+
+    # As `decode_masks` has it for a single prompt.
+    single = jax.vmap(look, in_axes=(None, None, None, 0, 0))
+    tokens, valid = (jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in (tokens, valid))
+    program = jax.jit(single).lower(state, pixels, pixels, tokens, valid).compile().as_text()
+    assert "4096" in program and "f32[256,4096]" not in program
