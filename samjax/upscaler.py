@@ -51,46 +51,25 @@ class Upscaler:
 
     def measure(
         self,
-        low_res_masks: Float[Array | np.ndarray, "N h w"],
+        low_res_masks: Float[Array | np.ndarray, "*L h w"],
+        chosen: Int[np.ndarray, "N"] | None = None,
         *,
         mask_threshold: float,
         stability_score_offset: float,
     ) -> tuple[UInt8[np.ndarray, "N W B"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
         """Packed masks (for `compress_packed`), stability scores and boxes of logits at full
-        resolution."""
-        return self.measured(
-            self.measuring(
-                low_res_masks,
-                np.arange(len(low_res_masks)),
-                mask_threshold=mask_threshold,
-                stability_score_offset=stability_score_offset,
-            )
-        )
+        resolution, on the host.
 
-    def measuring(
-        self,
-        low_res_masks: Float[Array | np.ndarray, "*L h w"],
-        chosen: Int[np.ndarray, "N"],
-        *,
-        mask_threshold: float,
-        stability_score_offset: float,
-    ) -> tuple[Array, Array, Array]:
-        """Begins what `measure` does and comes back at once; `measured` waits for it.
-
-        `chosen` are the numbers of the masks to measure, counted through all leading axes.
+        `chosen` are the numbers of the masks to measure, counted through all leading axes; without
+        it there is one such axis, and all are measured.
         """
         height, width = self.original_size
-        return _measure(
+        measured = _measure(
             low_res_masks, *self.weights, np.int32(height), np.int32(width),
             np.float32(mask_threshold), np.float32(stability_score_offset), span=self.spans[0],
-            chosen=chosen.astype(np.int32),
+            chosen=None if chosen is None else chosen.astype(np.int32),
         )  # fmt: skip
-
-    def measured(
-        self, begun: tuple[Array, Array, Array]
-    ) -> tuple[UInt8[np.ndarray, "N W B"], Float[np.ndarray, "N"], Int[np.ndarray, "N 4"]]:
-        """What `measure` returns, of what `measuring` began."""
-        masks, scores, boxes = (np.asarray(x) for x in begun)
+        masks, scores, boxes = (np.asarray(x) for x in measured)
         return masks, scores, boxes
 
 

@@ -1,18 +1,19 @@
 """One crop of a picture: every point decoded, what passes measured, filtered and compressed.
 
-The device is kept a batch ahead. While the host reads which masks of a batch pass, the next batch
-is being decoded; while full-resolution masks of one piece are run-length encoded on a thread, those
-of the next are being made. No more than `PIECES_AT_ONCE` times `MASKS_AT_ONCE` of them exist.
+The device is kept a batch ahead: while the host reads which masks of a batch pass, the next batch
+is being decoded. Threads bring those that do to full resolution, a piece at a time each, and encode
+their runs. JAX runs what one thread asks for in order, and the CPU measures a piece on one core: so
+the others have work too. No more than `PIECES_AT_ONCE` times `MASKS_AT_ONCE` masks exist.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from samjax import inference
 from samjax.checkpoint import Model
@@ -26,8 +27,11 @@ from samjax.types import PointLabel, Predictions, Prompts
 MASKS_AT_ONCE = 8
 """Masks brought to full resolution together; memory grows with this and not with their number."""
 
-PIECES_AT_ONCE = 3
-"""Pieces of so many masks that are being made or compressed at a time."""
+MEASURING_THREADS = 2
+"""Of which each measures and compresses a piece of so many masks."""
+
+PIECES_AT_ONCE = MEASURING_THREADS + 1
+"""Pieces that are being measured, or wait for it or to be taken."""
 
 
 class Filters(NamedTuple):
@@ -55,16 +59,17 @@ def segment_crop(
     filters: Filters,
     *,
     points_per_batch: int,
-    compressing: Executor,
+    measuring: Executor,
     all_begun: Callable[[], object],
     after_batch: Callable[[], object],
 ) -> Masks:
     """The crop's masks, duplicates suppressed, in the whole picture's coordinates.
 
-    `picture` is the crop's embedding. `compressing` encodes masks. `all_begun` is called when the
-    last batch has gone to the device, which then has room for other work; `after_batch` after each.
-    What it raises ends the work.
+    `picture` is the crop's embedding. `measuring` has `MEASURING_THREADS` threads. `all_begun` is
+    called when the last batch has gone to the device, which then has room for other work;
+    `after_batch` after each. What it raises ends the work.
     """
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
     batches = BegunEarly(_decoded(model, crop, picture, filters, points_per_batch))
     pieces: deque[Future[Masks]] = deque()
     parts = [Masks.none()]
@@ -77,12 +82,11 @@ def segment_crop(
             some, mask = passing[start : start + MASKS_AT_ONCE].T
             if len(pieces) == PIECES_AT_ONCE:
                 parts.append(pieces.popleft().result())
-            measuring = _measuring(predictions, some, mask + 1, picture, filters, model)
-            pieces.append(
-                compressing.submit(
-                    _kept, measuring, ious[some, mask], points[some], crop, picture, filters
-                )
+            chosen = some * predictions.iou_predictions.shape[-1] + mask + 1
+            piece = _Piece(
+                predictions.low_res_masks, chosen, ious[some, mask], points[some], device
             )
+            pieces.append(measuring.submit(_kept, piece, model, crop, picture, filters))
         after_batch()
     parts.extend(piece.result() for piece in pieces)
     masks = Masks.concatenate(parts)
@@ -112,46 +116,38 @@ def _clicks(coords: Float[np.ndarray, "P 2"], number: int) -> Prompts:
     return Prompts(padded, labels)
 
 
-def _measuring(
-    predictions: Predictions,
-    prompts: Int[np.ndarray, "K"],
-    masks: Int[np.ndarray, "K"],
-    picture: Picture,
-    filters: Filters,
-    model: Model,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Begins to measure these masks of these prompts, padded to `MASKS_AT_ONCE`."""
-    chosen = prompts * predictions.iou_predictions.shape[-1] + masks
-    return picture.upscaler.measuring(
-        predictions.low_res_masks,
-        np.pad(chosen, (0, MASKS_AT_ONCE - len(chosen))),
-        mask_threshold=model.config.mask_threshold,
-        stability_score_offset=filters.stability_score_offset,
-    )
+class _Piece(NamedTuple):
+    """Masks to measure: their numbers among `low_res_masks`, and what is known of each."""
+
+    low_res_masks: Array | np.ndarray
+    chosen: Int[np.ndarray, "K"]
+    ious: Float[np.ndarray, "K"]
+    points: Float[np.ndarray, "K 2"]
+    device: Any
+    """JAX's default device, which each thread has for itself."""
 
 
-def _kept(
-    measuring: tuple[jax.Array, jax.Array, jax.Array],
-    ious: Float[np.ndarray, "K"],
-    points: Float[np.ndarray, "K 2"],
-    crop: Crop,
-    picture: Picture,
-    filters: Filters,
-) -> Masks:
-    """Masks that pass, in the picture's frame, when they have been computed."""
-    packed, stability, boxes = picture.upscaler.measured(measuring)
+def _kept(piece: _Piece, model: Model, crop: Crop, picture: Picture, filters: Filters) -> Masks:
+    """Measures, padded to `MASKS_AT_ONCE`; the masks that pass, in the picture's frame."""
+    number = len(piece.chosen)
+    with jax.default_device(piece.device):
+        packed, stability, boxes = picture.upscaler.measure(
+            piece.low_res_masks, np.pad(piece.chosen, (0, MASKS_AT_ONCE - number)),
+            mask_threshold=model.config.mask_threshold,
+            stability_score_offset=filters.stability_score_offset,
+        )  # fmt: skip
     height, width = crop.size
     keep = ~is_box_near_crop_edge(boxes, crop.box, [0, 0, width, height])
     if filters.stability_score_thresh > 0.0:
         keep &= stability >= filters.stability_score_thresh
-    keep = np.flatnonzero(keep[: len(ious)])
+    keep = np.flatnonzero(keep[:number])
     x0, y0, _, _ = crop.box
     inside, whole = picture.original_size, crop.size
     return Masks(
         [compress_packed(packed[i], inside, origin=(x0, y0), frame=whole) for i in keep],
         boxes[keep] + np.array([x0, y0, x0, y0]),
-        ious[keep],
-        points[keep] + np.array([x0, y0]),
+        piece.ious[keep],
+        piece.points[keep] + np.array([x0, y0]),
         stability[keep],
         np.tile(np.array(crop.box, np.int64), (len(keep), 1)),
     )

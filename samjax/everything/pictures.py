@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from samjax.embeddings import Picture, Prepared
 from samjax.everything.ahead import BegunEarly, OneAhead
-from samjax.everything.crops import Crop, Filters, segment_crop
+from samjax.everything.crops import MEASURING_THREADS, Crop, Filters, segment_crop
 from samjax.everything.masks import Masks
 from samjax.images import read_image
 from samjax.postprocess import box_area, generate_crop_boxes, nms
@@ -75,7 +75,7 @@ def segment_pictures(
     """
     with (
         contextlib.closing(OneAhead(_prepared(work, images))) as parts,
-        ThreadPoolExecutor(1, thread_name_prefix="samjax-compress") as compressing,
+        ThreadPoolExecutor(MEASURING_THREADS, "samjax-measure") as measuring,
     ):
         encoded = BegunEarly(_encoded(work.predictor, parts))
 
@@ -87,7 +87,7 @@ def segment_pictures(
             if isinstance(first, Exception):
                 yield first
             else:
-                yield _segment_picture(work, first, encoded, begin_next, compressing, after_batch)
+                yield _segment_picture(work, first, encoded, begin_next, measuring, after_batch)
 
 
 def _segment_picture(
@@ -95,7 +95,7 @@ def _segment_picture(
     first: tuple[_Part, Picture],
     encoded: BegunEarly[tuple[_Part, Picture] | Exception],
     begin_next: Callable[[], None],
-    compressing: Executor,
+    measuring: Executor,
     after_batch: Callable[[], object],
 ) -> Found | Exception:
     """All crops of a picture, of which the first has been encoded, and `encoded` has the others."""
@@ -115,7 +115,7 @@ def _segment_picture(
                 if failed is None:
                     masks = segment_crop(
                         work.predictor.model, part.crop, picture, work.filters,
-                        points_per_batch=work.points_per_batch, compressing=compressing,
+                        points_per_batch=work.points_per_batch, measuring=measuring,
                         all_begun=begin_next, after_batch=batch_done,
                     )  # fmt: skip
                     found.append(masks)

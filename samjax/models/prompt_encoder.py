@@ -92,9 +92,9 @@ class PositionEmbeddingRandom(nnx.Module):
         along_x, along_y = self._matrix(x)
         angles = _turns(x)[:, None] * along_x, _turns(y)[:, None] * along_y
         waves = jnp.concatenate([wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)])
-        lengths = len(x), len(x), len(y)
-        waves = jnp.split(jax.lax.optimization_barrier(waves), np.cumsum(lengths).tolist())
-        sin_x, cos_x, sin_y, cos_y = waves[0], waves[1], waves[2][:, None], waves[3][:, None]
+        of_x, of_y = jnp.split(jax.lax.optimization_barrier(waves), [2 * len(x)])
+        sin_x, cos_x = jnp.split(of_x, 2)
+        sin_y, cos_y = jnp.split(of_y[:, None], 2)
         return jnp.concatenate(
             [sin_x * cos_y + cos_x * sin_y, cos_x * cos_y - sin_x * sin_y], axis=-1
         )
