@@ -76,6 +76,7 @@ def segment_crop(
     for points, predictions in batches:
         if not batches.begin():
             all_begun()
+        low_res_masks = _on_one_device(predictions.low_res_masks)
         ious = np.asarray(predictions.iou_predictions)[0, : len(points), 1:]
         passing = np.argwhere((ious > filters.pred_iou_thresh) | (filters.pred_iou_thresh <= 0.0))
         for start in range(0, len(passing), MASKS_AT_ONCE):
@@ -83,9 +84,7 @@ def segment_crop(
             if len(pieces) == PIECES_AT_ONCE:
                 parts.append(pieces.popleft().result())
             chosen = some * predictions.iou_predictions.shape[-1] + mask + 1
-            piece = _Piece(
-                predictions.low_res_masks, chosen, ious[some, mask], points[some], device
-            )
+            piece = _Piece(low_res_masks, chosen, ious[some, mask], points[some], device)
             pieces.append(measuring.submit(_kept, piece, model, crop, picture, filters))
         after_batch()
     parts.extend(piece.result() for piece in pieces)
@@ -114,6 +113,16 @@ def _clicks(coords: Float[np.ndarray, "P 2"], number: int) -> Prompts:
     padded[0, : len(coords), 0] = coords
     labels[0, : len(coords)] = PointLabel.FOREGROUND, PointLabel.NOT_A_POINT
     return Prompts(padded, labels)
+
+
+def _on_one_device(masks: Array | np.ndarray) -> Array | np.ndarray:
+    """Of a model on a mesh. Programs of several devices, begun by threads in one order here and in
+    another there, would wait for each other; and to measure a mask everywhere is no use."""
+    if not isinstance(masks, jax.Array) or len(masks.sharding.device_set) == 1:
+        return masks
+    if masks.is_fully_replicated:
+        return masks.addressable_data(0)
+    return jax.device_put(masks, masks.addressable_shards[0].device)
 
 
 class _Piece(NamedTuple):
