@@ -9,7 +9,7 @@ from samjax.train.gradients import Batch, batch_gradients
 from samjax.train.parameters import split_params
 
 CONFIG = SamConfig.tiny(128, decoder_depth=1)
-"""A block less than published: a third of a step's compiling. The gradients' test has both."""
+"""A block less than published: a fifth of a step's compiling. The gradients' test has both."""
 SINGLE = TrainConfig(
     num_points=0, refine_within=0, refine_at_end=0, warmup_steps=0, decay="constant",
     learning_rate=1e-3, layer_decay=1.0,
