@@ -8,7 +8,7 @@ rest are passes over memory. What is not in any program is the host's.
 import argparse
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,23 +65,22 @@ def main() -> None:
 def programs(folder: Path) -> dict[str, tuple[float, float]]:
     """Seconds of each program in a trace, and of its products. An operation's are its own, without
     those of operations in it; two threads at work at once count twice."""
-    seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    own: Counter[tuple[str, bool]] = Counter()
     for line in operations(folder):
         thread = [(event, stats) for event, stats in line if "hlo_module" in stats]
-        around: list[tuple[float, str, bool]] = []
+        around: list[tuple[float, tuple[str, bool]]] = []
         for event, stats in sorted(thread, key=lambda one: (one[0].start_ns, -one[0].end_ns)):
             while around and around[-1][0] <= event.start_ns:
                 around.pop()
-            name, product = stats["hlo_module"], event.name.startswith(PRODUCTS)
-            for owner, is_product, sign in [
-                (name, product, 1),
-                *((*x[1:], -1) for x in around[-1:]),
-            ]:
-                own = sign * event.duration_ns / 1e9
-                seconds[owner][0] += own
-                seconds[owner][1] += own if is_product else 0.0
-            around.append((event.end_ns, name, product))
-    return {name: (whole, products) for name, (whole, products) in seconds.items()}
+            if around:
+                own[around[-1][1]] -= event.duration_ns
+            kind = stats["hlo_module"], event.name.startswith(PRODUCTS)
+            own[kind] += event.duration_ns
+            around.append((event.end_ns, kind))
+    return {
+        name: ((own[name, True] + own[name, False]) / 1e9, own[name, True] / 1e9)
+        for name in {name for name, _ in own}
+    }
 
 
 def _encoder(model: Any, picture: np.ndarray, args: argparse.Namespace) -> Callable[[], Any]:
