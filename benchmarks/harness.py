@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from benchmarks import XLA_FLAGS
 from benchmarks.machine import ROOT, commit, hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -163,7 +164,7 @@ def record(
             **hardware(),
             "accelerator": m.accelerator,
             "malloc": malloc,
-            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            "xla_flags": XLA_FLAGS,
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "commit": commit(),
         }
