@@ -30,7 +30,7 @@ class Upscaler:
             axis_weights(config.low_res_size, config.image_size, inside, outside, _padded(outside))
             for inside, outside in zip(input_size, original_size, strict=True)
         )
-        self.spans = piece_span(*self.weights), piece_span(*self.weights[::-1])
+        self.span = piece_span(*self.weights)
 
     def logits(
         self, low_res_masks: Float[Array | np.ndarray, "N h w"]
@@ -44,9 +44,7 @@ class Upscaler:
     ) -> Bool[np.ndarray, "N H W"]:
         """Thresholded masks at full resolution, on the host."""
         height, width = self.original_size
-        masks = _threshold(
-            low_res_masks, *self.weights, np.float32(mask_threshold), span=self.spans[1]
-        )
+        masks = _threshold(low_res_masks, *self.weights, np.float32(mask_threshold), span=self.span)
         return np.asarray(masks)[:, :height, :width]
 
     def measure(
@@ -66,7 +64,7 @@ class Upscaler:
         height, width = self.original_size
         measured = _measure(
             low_res_masks, *self.weights, np.int32(height), np.int32(width),
-            np.float32(mask_threshold), np.float32(stability_score_offset), span=self.spans[0],
+            np.float32(mask_threshold), np.float32(stability_score_offset), span=self.span,
             chosen=None if chosen is None else chosen.astype(np.int32),
         )  # fmt: skip
         masks, scores, boxes = (np.asarray(x) for x in measured)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
+from pycocotools import mask as coco
 
 from benchmarks.nano import synthetic
 from benchmarks.nano.add_details import with_details
@@ -116,13 +117,26 @@ def test_average_of_two_models():
         average(models[0], Model({}, SamConfig.tiny(128)))
 
 
-def test_synthetic_pictures(tmp_path):
+@pytest.mark.parametrize("plain_share, things_share", [(0.0, 0.0), (0.6, 0.5)])
+def test_synthetic_pictures(tmp_path, plain_share, things_share):
     """Every annotation is of its picture's size, and no pixel is in two that no shape holds."""
     rng = np.random.default_rng(0)
+    thing = np.zeros((80, 120), np.uint8)
+    thing[10:74, 20:100] = 1
+    rle = coco.encode(np.asfortranarray(thing))
+    annotation = {"image_id": 1, "iscrowd": 0, "area": int(thing.sum()), "segmentation": rle}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{**annotation, "bbox": [20, 10, 80, 64]}],
+    }
     for name in "ab":
         pixels = rng.integers(0, 256, (80, 120, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    path = synthetic.write(tmp_path / "out", 4, 1, [tmp_path / "a.png", tmp_path / "b.png"])
+    texture = synthetic.texture_of(
+        [tmp_path / "a.png", tmp_path / "b.png"], plain_share=plain_share
+    )
+    things = synthetic.things_of(content, tmp_path)
+    path = synthetic.write(tmp_path / "out", 4, 1, texture, things, things_share)
     source = open_source(path)
     assert len(source) == 4 and not source.report.counts
     written = json.loads(path.read_text())
@@ -135,7 +149,7 @@ def test_synthetic_pictures(tmp_path):
         assert masks.sum(0).max() <= 2
         areas = [a["area"] for a in written["annotations"] if a["image_id"] == index + 1]
         assert masks.sum((1, 2)).tolist() == areas and min(areas) >= synthetic.MIN_AREA
-    again = synthetic.write(tmp_path / "again", 4, 1, [tmp_path / "a.png", tmp_path / "b.png"])
+    again = synthetic.write(tmp_path / "again", 4, 1, texture, things, things_share)
     assert again.read_text() == path.read_text()
 
 

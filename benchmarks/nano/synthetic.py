@@ -1,11 +1,15 @@
 """Pictures with edges that are known to the pixel: shapes, parts of shapes, and grounds.
 
     python -m benchmarks.nano.synthetic --number 400
+    python -m benchmarks.nano.synthetic --plain 0.6 --things 0.5 --seed 1 --name plain
 
 COCO annotates things, and not what they are made of or stand on, with outlines drawn by hand. Here
 every region has a mask: two or three grounds, shapes on them that hide each other, and on some a
 part of another texture. Textures are taken from the training pictures that
-`benchmarks.nano.prepare` lists. Pictures and `instances.json` go to `nano-training/synthetic`.
+`benchmarks.nano.prepare` lists; with `--plain`, that share of them is drawn instead, as sky, sand,
+water and walls are: a slow change of colour, and a little noise of every size. With `--things`,
+that share of the shapes are things cut out of the training pictures. Pictures and `instances.json`
+go to `nano-training/NAME`.
 """
 
 import argparse
@@ -25,6 +29,10 @@ MIN_AREA = 100
 """Pixels of a region that is still annotated."""
 
 Texture = Callable[[np.random.Generator, int, int], np.ndarray]
+Things = Callable[
+    [np.random.Generator, np.ndarray, float, tuple[int, int]], tuple[np.ndarray, np.ndarray]
+]
+"""The pixels of a thing and its share of each, from its centre, size and the picture's size."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,21 +40,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--number", type=int, default=400)
     parser.add_argument("--folder", type=Path, default=OUTPUT)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="synthetic", help="the folder's, in nano-training")
+    parser.add_argument("--plain", type=float, default=0.0, help="share of drawn textures, 0 to 1")
+    parser.add_argument("--things", type=float, default=0.0, help="share of things among shapes")
     args = parser.parse_args(argv)
     content = json.loads((args.folder / "coco-mix-training.json").read_text())
     names = [image["file_name"] for image in content["images"]]
     pictures = args.folder / "data/coco-mix/images"
-    write(args.folder / "synthetic", args.number, args.seed, [pictures / name for name in names])
+    texture = texture_of([pictures / name for name in names], plain_share=args.plain)
+    things = things_of(content, pictures) if args.things else None
+    write(args.folder / args.name, args.number, args.seed, texture, things, args.things)
 
 
-def write(folder: Path, number: int, seed: int, pictures: Sequence[Path]) -> Path:
+def write(
+    folder: Path,
+    number: int,
+    seed: int,
+    texture: Texture,
+    things: Things | None = None,
+    things_share: float = 0.0,
+) -> Path:
     """`number` pictures and their COCO file, whose path is returned."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
     for index in tqdm(range(number), unit="picture", delay=2):
         rng = np.random.default_rng((seed, index))
-        pixels, masks = draw(rng, texture_of(pictures))
+        pixels, masks = draw(rng, texture, things, things_share)
         name = f"{index:05}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(75, 96))]
         cv2.imwrite(str(folder / "images" / name), pixels[:, :, ::-1], quality)
@@ -75,7 +95,12 @@ def write(folder: Path, number: int, seed: int, pictures: Sequence[Path]) -> Pat
     return path
 
 
-def draw(rng: np.random.Generator, texture: Texture) -> tuple[np.ndarray, list[np.ndarray]]:
+def draw(
+    rng: np.random.Generator,
+    texture: Texture,
+    things: Things | None = None,
+    things_share: float = 0.0,
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """A picture (H, W, 3) and the mask (H, W) of each region that can be seen."""
     height, width = rng.integers(360, 641, 2).tolist()
     pixels, masks = np.zeros((height, width, 3), np.float32), []
@@ -85,14 +110,20 @@ def draw(rng: np.random.Generator, texture: Texture) -> tuple[np.ndarray, list[n
     for _ in range(rng.integers(3, 9)):
         size = float(np.exp(rng.uniform(np.log(24), np.log(260))))
         centre = rng.uniform(0, [width, height])
-        share = shape(rng, centre, size, (height, width))
+        if things is not None and rng.random() < things_share:
+            whole = False
+            surface, share = things(rng, centre, 2 * size, (height, width))
+        else:
+            whole = True
+            surface = shaded(rng, texture(rng, height, width))
+            share = shape(rng, centre, size, (height, width))
         covered = share >= 0.5
         if covered.sum() < MIN_AREA:
             continue
-        pixels = mixed(pixels, shaded(rng, texture(rng, height, width)), share)
+        pixels = mixed(pixels, surface, share)
         masks = [mask & ~covered for mask in masks]
         masks.append(covered)
-        if size > 60 and rng.random() < 0.5:
+        if whole and size > 60 and rng.random() < 0.5:
             moved = centre + rng.uniform(-0.3, 0.3, 2) * size
             part = share * shape(rng, moved, size * rng.uniform(0.3, 0.7), (height, width))
             pixels = mixed(pixels, texture(rng, height, width), part)
@@ -140,10 +171,15 @@ def shape(
     return share.astype(np.float32) / 255
 
 
-def texture_of(pictures: Sequence[Path]) -> Texture:
-    """Crops of these pictures, enlarged to fill what is asked for, with other colours."""
+def texture_of(pictures: Sequence[Path], *, plain_share: float = 0.0) -> Texture:
+    """Crops of these pictures, enlarged to fill what is asked for, with other colours.
+
+    A `plain_share` of them is `plain` instead.
+    """
 
     def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+        if plain_share and rng.random() < plain_share:
+            return plain(rng, height, width)
         source = read_image(pictures[int(rng.integers(len(pictures)))])
         side = int(min(source.shape[0], source.shape[1], rng.integers(16, 96)))
         y = int(rng.integers(source.shape[0] - side + 1))
@@ -161,6 +197,53 @@ def texture_of(pictures: Sequence[Path]) -> Texture:
         return padded[:height, :width]
 
     return texture
+
+
+def things_of(content: dict, pictures: Path) -> Things:
+    """Things of this COCO file, whole and large enough to show their outline."""
+    files = {image["id"]: image["file_name"] for image in content["images"]}
+    chosen = [a for a in content["annotations"] if a["area"] >= 4_000 and not a["iscrowd"]]
+
+    def thing(
+        rng: np.random.Generator, centre: np.ndarray, size: float, canvas: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        annotation = chosen[int(rng.integers(len(chosen)))]
+        image = read_image(pictures / files[annotation["image_id"]]).astype(np.float32)
+        mask = coco.decode(annotation["segmentation"]).astype(np.float32)
+        x, y, width, height = annotation["bbox"]
+        scale = min(size / max(width, height), 1.5)
+        mirrored = -1 if rng.random() < 0.5 else 1
+        middle = np.array([x + width / 2, y + height / 2])
+        turn = np.array([[mirrored * scale, 0], [0, scale]])
+        affine = np.column_stack([turn, centre - turn @ middle])
+        surface = cv2.warpAffine(image, affine, canvas[::-1], flags=cv2.INTER_LINEAR)
+        share = cv2.warpAffine(mask, affine, canvas[::-1], flags=cv2.INTER_LINEAR)
+        return surface, share
+
+    return thing
+
+
+def plain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """One colour that changes slowly towards another, with noise of every size upon it."""
+    first = rng.uniform(30, 225, 3)
+    other = np.clip(first + rng.normal(scale=25, size=3), 0, 255)
+    share = blurred_noise(rng, (2, 2), height, width)[..., None]
+    pixels = first + (other - first) * share
+    strength = float(np.exp(rng.uniform(np.log(0.5), np.log(12))))
+    flat = rng.uniform(0.15, 1.0)  # below 1 the noise is of stripes, as of waves and grass
+    for cells in (4, 8, 16, 32, 64, 128, 256):
+        grid = (cells, max(2, int(cells * flat)))
+        noise = blurred_noise(rng, grid if rng.random() < 0.8 else grid[::-1], height, width) - 0.5
+        pixels = pixels + strength * noise[..., None] * rng.uniform(0.3, 1.5)
+    return pixels.astype(np.float32)
+
+
+def blurred_noise(
+    rng: np.random.Generator, grid: tuple[int, int], height: int, width: int
+) -> np.ndarray:
+    """Random numbers in [0, 1] on a grid of (rows, columns), enlarged smoothly to (H, W)."""
+    values = rng.uniform(size=grid).astype(np.float32)
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def shaded(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:

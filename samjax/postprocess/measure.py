@@ -1,9 +1,10 @@
 """Full-resolution masks with their stability scores and boxes, in one compiled program.
 
 The definition is `upscale_masks`, then `stability_score` and `masks_to_boxes` of the result. On the
-CPU the same sums are taken of a few columns of the picture at a time, while they are in the
-processor's cache, and of those columns of the low-resolution mask alone that these are made of: the
-logits at full resolution never exist as a whole.
+CPU the same is taken of a few rows of the picture at a time, while they are in the processor's
+cache, and of those rows of the low-resolution mask alone that these are made of: the logits at full
+resolution never exist as a whole. What becomes of them is a bit for each pixel and threshold, 32
+rows in a word, and all that is counted or boxed is these words, a thirty-second of the numbers.
 """
 
 import functools
@@ -11,34 +12,32 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, UInt8, UInt32
 
 from samjax.platforms import platform_dependent
 from samjax.postprocess.masks import extents_to_box, masks_to_boxes, stability_score, upscale_masks
 
-COLUMNS_AT_ONCE = 32
-"""On the CPU, of which all logits are in the cache together (measured: 16 to 128)."""
+ROWS_AT_ONCE = 32
+"""On the CPU, of which all logits are in the cache together: the bits of a word."""
 
-ROWS_AT_ONCE = 64
-"""For the first of the two products, that along the columns."""
+COLUMNS_AT_ONCE = 64
+"""For the first of the two products, that along the rows."""
 
-LARGEST_COUNT = 1023
-SHIFTS = (0, 10, 20)
-"""Three counts of at most `COLUMNS_AT_ONCE` share one int32."""
+BITS = np.uint32(1) << np.arange(ROWS_AT_ONCE, dtype=np.uint32)
 
 LEAST_SPAN = 8
-"""Pieces are made of a power of two of low-resolution columns, of which this is the smallest."""
+"""Pieces are made of a power of two of low-resolution rows, of which this is the smallest."""
 
 
 def piece_span(
     row_weights: Float32[np.ndarray, "H h"], column_weights: Float32[np.ndarray, "W w"]
 ) -> int:
-    """Of how many neighbouring low-resolution columns any `COLUMNS_AT_ONCE` columns are made, at
-    most, and of how many rows half as many: rounded up to a power of two, so that few programs are
+    """Of how many neighbouring low-resolution rows any `ROWS_AT_ONCE` rows are made, at most, and
+    of how many columns half as many: rounded up to a power of two, so that few programs are
     compiled."""
-    columns = _span(column_weights, COLUMNS_AT_ONCE)
-    rows = -(-_span(row_weights, ROWS_AT_ONCE) // 2)
-    span = 1 << (max(LEAST_SPAN, columns, rows) - 1).bit_length()
+    rows = _span(row_weights, ROWS_AT_ONCE)
+    columns = -(-_span(column_weights, COLUMNS_AT_ONCE) // 2)
+    span = 1 << (max(LEAST_SPAN, rows, columns) - 1).bit_length()
     return min(span, max(row_weights.shape[1], column_weights.shape[1]))
 
 
@@ -82,8 +81,7 @@ def threshold_masks(
     *,
     span: int | None = None,
 ) -> Bool[Array, "N H W"]:
-    """The masks alone, as they are looked at; `span` is the `piece_span` of the weights of columns
-    and rows, in this order."""
+    """The masks alone, as they are looked at; `span` is the weights' `piece_span`."""
     return platform_dependent(
         *map(jnp.asarray, (low_res_masks, row_weights, column_weights, mask_threshold)),
         cpu=functools.partial(_thresholded_in_pieces, span),
@@ -100,67 +98,68 @@ def _measured_whole(low_res_masks, rows, columns, height, width, threshold, offs
 
 
 def _thresholded_in_pieces(span, low_res_masks, rows, columns, threshold):
-    masks = _for_each_piece(
-        lambda logits, start: logits > threshold, low_res_masks, columns, rows, span
-    )
+    masks = _for_each_piece(lambda logits: logits > threshold, low_res_masks, rows, columns, span)
     return masks.reshape(len(low_res_masks), len(rows), len(columns))
 
 
 def _measured_in_pieces(span, low_res_masks, rows, columns, height, width, threshold, offset):
-    def measure(logits, start):
-        inside = _inside(*logits.shape, width - start, height)
-        mask = (logits > threshold) & inside
-        above = (logits > threshold + offset) & inside
-        below = (logits > threshold - offset) & inside
-        # One sum over the columns of the piece counts all three.
-        shifted = zip((above, below, mask), SHIFTS, strict=True)
-        packed = functools.reduce(jnp.bitwise_or, (x.astype(jnp.int32) << n for x, n in shifted))
-        counts = jax.lax.optimization_barrier(jnp.sum(packed, axis=0, dtype=jnp.int32))
-        return _pack(mask), counts, jnp.max(mask.astype(jnp.uint8), axis=1) > 0
+    thresholds = threshold, threshold + offset, threshold - offset
+    words = _for_each_piece(
+        lambda logits: tuple(_words(logits > least) for least in thresholds),
+        low_res_masks, rows, columns, span,
+    )  # fmt: skip
+    mask, above, below = (x & _words_inside(*x.shape[1:], height, width) for x in words)
+    in_rows = (jnp.bitwise_or.reduce(mask, axis=2)[:, :, None] & BITS) != 0
+    boxes = extents_to_box(jnp.any(mask != 0, axis=1), in_rows.reshape(len(mask), -1))
+    in_bytes = jax.lax.bitcast_convert_type(jnp.swapaxes(mask, 1, 2), jnp.uint8)
+    return in_bytes.reshape(*in_bytes.shape[:2], -1), _count(above) / _count(below), boxes
 
-    masks, counts, in_columns = _for_each_piece(
-        measure, jnp.swapaxes(low_res_masks, -1, -2), rows, columns, span
-    )
-    above, below, rows_inside = ((counts >> shift) & LARGEST_COUNT for shift in SHIFTS)
-    scores = _total(above) / _total(below)
-    number = len(low_res_masks)
-    boxes = extents_to_box(in_columns.reshape(number, -1), jnp.any(rows_inside > 0, axis=1))
-    return masks.reshape(number, len(columns), -1), scores, boxes
+
+def _words(mask: Bool[Array, "32 W"]) -> UInt32[Array, "W"]:
+    """A column's bits, the first row's the lowest."""
+    return jnp.sum(jnp.where(mask, BITS[:, None], np.uint32(0)), axis=0, dtype=jnp.uint32)
+
+
+def _words_inside(pieces, columns, height, width) -> UInt32[Array, "P W"]:
+    """Words of a picture of `height` and `width` that is True throughout."""
+    rows = jnp.arange(pieces * ROWS_AT_ONCE).reshape(pieces, -1) < height
+    words = jnp.sum(jnp.where(rows, BITS, np.uint32(0)), axis=1, dtype=jnp.uint32)
+    return jnp.where(jnp.arange(columns) < width, words[:, None], np.uint32(0))
+
+
+def _count(words: UInt32[Array, "N P W"]) -> Float32[Array, "N"]:
+    ones = jnp.sum(jax.lax.population_count(words).astype(jnp.int32), axis=1)
+    return jnp.sum(jax.lax.optimization_barrier(ones), axis=1).astype(jnp.float32)
 
 
 def _pack(masks):
     return jnp.packbits(masks, axis=-1, bitorder="little")
 
 
-def _total(counts):
-    return jnp.sum(counts, axis=(1, 2), dtype=jnp.int32).astype(jnp.float32)
+def _for_each_piece(function, low_res_masks, rows, columns, span):
+    """`function(logits)` of `ROWS_AT_ONCE` rows of upscaled logits at a time, stacked.
 
-
-def _for_each_piece(function, low_res_masks, inner, outer, span):
-    """`function(logits, start)` of a few rows of upscaled logits at a time, stacked.
-
-    Logits are upscaled by `outer` along the first axis and by `inner` along the second. Each piece
-    is made of those `span` rows that its weights are not zero for, and those of `2 * span` columns.
+    Each piece is made of those `span` rows that its weights are not zero for, and `COLUMNS_AT_ONCE`
+    columns of those `2 * span`.
     """
     precision = jax.lax.Precision.HIGHEST
-    inner, inner_firsts = _banded(inner, ROWS_AT_ONCE, None if span is None else 2 * span)
-    outer, outer_firsts = _banded(outer, COLUMNS_AT_ONCE, span)
-    starts = COLUMNS_AT_ONCE * jnp.arange(len(outer))
+    columns, first_columns = _banded(columns, COLUMNS_AT_ONCE, None if span is None else 2 * span)
+    rows, first_rows = _banded(rows, ROWS_AT_ONCE, span)
 
     def one(low_res_mask):
         low_res_mask = low_res_mask.astype(jnp.float32)
         sources = jax.vmap(
-            lambda first: jax.lax.dynamic_slice_in_dim(low_res_mask, first, inner.shape[-1], 1)
-        )(inner_firsts)
-        half = jnp.einsum("pws,pns->wpn", sources, inner, precision=precision)
+            lambda first: jax.lax.dynamic_slice_in_dim(low_res_mask, first, columns.shape[-1], 1)
+        )(first_columns)
+        half = jnp.einsum("phs,pns->hpn", sources, columns, precision=precision)
         half = half.reshape(len(low_res_mask), -1)
 
-        def piece(start_and_weights):
-            start, first, weights = start_and_weights
-            source = jax.lax.dynamic_slice_in_dim(half, first, outer.shape[-1])
-            return function(jnp.matmul(weights, source, precision=precision), start)
+        def piece(first_and_weights):
+            first, weights = first_and_weights
+            source = jax.lax.dynamic_slice_in_dim(half, first, weights.shape[-1])
+            return function(jnp.matmul(weights, source, precision=precision))
 
-        return jax.lax.map(piece, (starts, outer_firsts, outer))
+        return jax.lax.map(piece, (first_rows, rows))
 
     return jax.lax.map(one, low_res_masks)
 
