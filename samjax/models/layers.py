@@ -169,11 +169,32 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
-        x = at_least_float32(x)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        x = platform_dependent(
+            at_least_float32(x), cpu=functools.partial(self._normalized, _mean_in_two),
+            default=functools.partial(self._normalized, _mean),
+        )  # fmt: skip
         scale, bias = (spread(v[...].astype(x.dtype), x.shape) for v in (self.scale, self.bias))
         return (x * scale + bias).astype(self.dtype)
+
+    def _normalized(self, mean: Callable[[Array], Array], x: Array) -> Array:
+        x = x - mean(x)
+        return x * jax.lax.rsqrt(mean(x * x) + self.epsilon)
+
+
+def _mean(x: Float[Array, "*L D"]) -> Float[Array, "*L 1"]:
+    return jnp.mean(x, axis=-1, keepdims=True)
+
+
+MEANS_AT_ONCE = 32
+"""Channels of which every so many are added up first, side by side (measured: 8 to 128)."""
+
+
+def _mean_in_two(x: Float[Array, "*L D"]) -> Float[Array, "*L 1"]:
+    """`_mean`, of which XLA:CPU does the first half as whole vectors and without writing what it
+    adds. The barrier keeps it from making one slow reduction of the two."""
+    side = max(n for n in range(1, MEANS_AT_ONCE + 1) if x.shape[-1] % n == 0)
+    sums = x.reshape(*x.shape[:-1], -1, side).sum(axis=-2)
+    return jax.lax.optimization_barrier(sums).sum(axis=-1, keepdims=True) / x.shape[-1]
 
 
 class PatchConv(nnx.Conv):

@@ -14,7 +14,8 @@ from samjax.types import Predictions, PromptEmbeddings
 
 
 class Attended(NamedTuple):
-    """Tokens and picture after they have looked at each other, and the IoUs of M masks.
+    """The decoder's own tokens and the picture after they and the prompt's have looked at each
+    other, and the IoUs of M masks.
 
     `chosen` are the mask tokens whose masks these are; None is all of them, in order.
     """
@@ -86,8 +87,9 @@ class MaskDecoder(nnx.Module):
         image = image_embeddings.astype(self.dtype) + prompt.dense
         flat = (-1, image.shape[-1])
         tokens, keys = self.transformer(
-            image.reshape(flat), image_pe.astype(self.dtype).reshape(flat), tokens, valid
-        )
+            image.reshape(flat), image_pe.astype(self.dtype).reshape(flat), tokens, valid,
+            wanted=len(output_tokens),
+        )  # fmt: skip
         ious = at_least_float32(self.iou_prediction_head(tokens[0]))
         attended = Attended(tokens, keys.reshape(image.shape), ious)
         if self.hq is None:

@@ -33,11 +33,17 @@ class TwoWayTransformer(nnx.Module):
         image_pe: Float[Array, "K D"],
         tokens: Float[Array, "T D"],
         valid: Bool[Array, "T"],
-    ) -> tuple[Float[Array, "T D"], Float[Array, "K D"]]:
-        """Tokens and picture after they have looked at each other; `valid` is False at padding."""
+        wanted: int | None = None,
+    ) -> tuple[Float[Array, "t D"], Float[Array, "K D"]]:
+        """Tokens and picture after they have looked at each other; `valid` is False at padding.
+
+        The last time, only the first `wanted` tokens look, and these are returned: of the others
+        nothing is made.
+        """
         queries, keys = tokens, image
         for layer in self.layers:
             queries, keys = layer(queries, keys, tokens, image_pe, valid)
+        queries, tokens = queries[:wanted], tokens[:wanted]
         attended = self.final_attn_token_to_image.gather(queries + tokens, keys + image_pe, keys)
         return self.norm_final_attn(queries + attended), keys
 

@@ -93,3 +93,26 @@ def test_patches_are_a_convolution(size, bias):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
     # A picture alone, as the prompt encoder has its masks.
     np.testing.assert_allclose(ours(x[0]), expected[0], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("width", [1, 8, 37, 48, 256, 768])
+def test_a_norm_and_its_gradients(width):
+    """37 has no divisor to sum by, 48 and 768 have one of 24 and 32; far from zero, where
+    E[x^2] - E[x]^2 would lose its digits."""
+    norm = layers.LayerNorm(width, epsilon=1e-6, dtype="float32")
+    norm.scale[...], norm.bias[...] = draw(width, seed=1), draw(width, seed=2)
+    x, weights = draw(3, 50, width) + 100.0, draw(3, 50, width, seed=3)
+
+    def plain(x):
+        x = x - x.mean(-1, keepdims=True)
+        return x / ((x**2).mean(-1, keepdims=True) + 1e-6) ** 0.5 * scale + bias
+
+    scale, bias = (np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias))
+    with jax.enable_x64(True):
+        wide, wide_weights = (jnp.asarray(v, jnp.float64) for v in (x, weights))
+        expected = plain(wide)
+        gradient = jax.grad(lambda x: (plain(x) * wide_weights).sum())(wide)
+    # Numbers near 100 are 8e-6 apart; those of the norm are multiplied by up to 3.
+    np.testing.assert_allclose(jax.jit(norm)(x), expected, rtol=0, atol=1e-4)
+    found = jax.jit(jax.grad(lambda x: (norm(x) * weights).sum()))(x)
+    np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-4)

@@ -90,3 +90,17 @@ def test_the_picture_is_not_turned_round():
     tokens, valid = (jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in (tokens, valid))
     program = jax.jit(single).lower(state, pixels, pixels, tokens, valid).compile().as_text()
     assert "4096" in program and "f32[256,4096]" not in program
+
+
+def test_tokens_that_nobody_wants_change_nothing():
+    transformer = TwoWayTransformer(CONFIG, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(3)
+    image, image_pe, tokens = (
+        jnp.asarray(rng.normal(size=(n, 256)), jnp.float32) for n in (256, 256, 7)
+    )
+    look = nnx.jit(TwoWayTransformer.__call__, static_argnames="wanted")
+    every, keys = look(transformer, image, image_pe, tokens, VALID)
+    some, same_keys = look(transformer, image, image_pe, tokens, VALID, wanted=5)
+    assert every.shape == (7, 256) and some.shape == (5, 256)
+    np.testing.assert_allclose(some, every[:5], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(same_keys, keys, rtol=0, atol=1e-5)
