@@ -47,6 +47,7 @@ def test_stages_follow_each_other():
     # The folders are not there, so that the path stays as the file has it.
     starts[2] = str(ROOT / "nano-training/stage2-details")
     starts[4] = str(ROOT / "nano-training/stage4-1024")
+    starts[7] = str(ROOT / "nano-training/average67")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
