@@ -2,14 +2,16 @@
 
     python -m benchmarks.nano.synthetic --number 400
     python -m benchmarks.nano.synthetic --plain 0.6 --things 0.5 --seed 1 --name plain
+    python -m benchmarks.nano.synthetic --plain 0.6 --things 0.5 --marks 0.7 --seed 2 --name marked
 
 COCO annotates things, and not what they are made of or stand on, with outlines drawn by hand. Here
 every region has a mask: two or three grounds, shapes on them that hide each other, and on some a
 part of another texture. Textures are taken from the training pictures that
 `benchmarks.nano.prepare` lists; with `--plain`, that share of them is drawn instead, as sky, sand,
 water and walls are: a slow change of colour, and a little noise of every size. With `--things`,
-that share of the shapes are things cut out of the training pictures. Pictures and `instances.json`
-go to `nano-training/NAME`.
+that share of the shapes are things cut out of the training pictures. With `--marks`, that share of
+the grounds has shadows and spots upon it, which belong to the ground. Pictures and `instances.json` go
+to `nano-training/NAME`.
 """
 
 import argparse
@@ -43,13 +45,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", default="synthetic", help="the folder's, in nano-training")
     parser.add_argument("--plain", type=float, default=0.0, help="share of drawn textures, 0 to 1")
     parser.add_argument("--things", type=float, default=0.0, help="share of things among shapes")
+    parser.add_argument("--marks", type=float, default=0.0, help="share of grounds with shadows")
     args = parser.parse_args(argv)
     content = json.loads((args.folder / "coco-mix-training.json").read_text())
     names = [image["file_name"] for image in content["images"]]
     pictures = args.folder / "data/coco-mix/images"
     texture = texture_of([pictures / name for name in names], plain_share=args.plain)
     things = things_of(content, pictures) if args.things else None
-    write(args.folder / args.name, args.number, args.seed, texture, things, args.things)
+    folder = args.folder / args.name
+    write(folder, args.number, args.seed, texture, things, args.things, args.marks)
 
 
 def write(
@@ -59,6 +63,7 @@ def write(
     texture: Texture,
     things: Things | None = None,
     things_share: float = 0.0,
+    marks_share: float = 0.0,
 ) -> Path:
     """`number` pictures and their COCO file, whose path is returned."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -66,7 +71,7 @@ def write(
     annotations: list[dict] = []
     for index in tqdm(range(number), unit="picture", delay=2):
         rng = np.random.default_rng((seed, index))
-        pixels, masks = draw(rng, texture, things, things_share)
+        pixels, masks = draw(rng, texture, things, things_share, marks_share)
         name = f"{index:05}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(75, 96))]
         cv2.imwrite(str(folder / "images" / name), pixels[:, :, ::-1], quality)
@@ -100,12 +105,16 @@ def draw(
     texture: Texture,
     things: Things | None = None,
     things_share: float = 0.0,
+    marks_share: float = 0.0,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """A picture (H, W, 3) and the mask (H, W) of each region that can be seen."""
     height, width = rng.integers(360, 641, 2).tolist()
     pixels, masks = np.zeros((height, width, 3), np.float32), []
     for ground in grounds(rng, height, width):
-        pixels[ground] = texture(rng, height, width)[ground]
+        surface = texture(rng, height, width)
+        if marks_share and rng.random() < marks_share:
+            surface = marked(rng, surface)
+        pixels[ground] = surface[ground]
         masks.append(ground)
     for _ in range(rng.integers(3, 9)):
         size = float(np.exp(rng.uniform(np.log(24), np.log(260))))
@@ -252,6 +261,22 @@ def shaded(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     slope = rng.uniform(-0.4, 0.4, 2).astype(np.float32)
     return pixels * (1 + slope[0] * (y / height - 0.5) + slope[1] * (x / width - 0.5))[..., None]
+
+
+def marked(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """With flat shadows and small spots, which are no regions of their own."""
+    height, width = canvas = pixels.shape[:2]
+    light = np.ones(canvas, np.float32)
+    for _ in range(rng.integers(1, 4)):
+        size = float(np.exp(rng.uniform(np.log(60), np.log(400))))
+        share = shape(rng, rng.uniform(0, [width, height]), size, canvas)
+        share = cv2.GaussianBlur(share, (0, 0), float(rng.uniform(0.5, 6)))
+        light *= 1 - float(rng.uniform(0.2, 0.7)) * share
+    tone = float(rng.uniform(-0.6, 0.3))
+    for _ in range(rng.integers(0, 60)):
+        size = float(np.exp(rng.uniform(np.log(3), np.log(20))))
+        light *= 1 + tone * rng.uniform() * shape(rng, rng.uniform(0, [width, height]), size, canvas)
+    return pixels * light[..., None]
 
 
 def mixed(back: np.ndarray, front: np.ndarray, share: np.ndarray) -> np.ndarray:
