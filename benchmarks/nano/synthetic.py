@@ -275,7 +275,9 @@ def marked(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
     tone = float(rng.uniform(-0.6, 0.3))
     for _ in range(rng.integers(0, 60)):
         size = float(np.exp(rng.uniform(np.log(3), np.log(20))))
-        light *= 1 + tone * rng.uniform() * shape(rng, rng.uniform(0, [width, height]), size, canvas)
+        light *= 1 + tone * rng.uniform() * shape(
+            rng, rng.uniform(0, [width, height]), size, canvas
+        )
     return pixels * light[..., None]
 
 

@@ -246,9 +246,15 @@ class UpscaleTwice(nnx.Module):
 
     def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L 2 2 E"]:
         """Every pixel's four, by row and column."""
-        d_in, *four = self.kernel.shape
-        kernel = self.kernel[...].astype(self.dtype).reshape(d_in, -1)
-        y = product(x.astype(self.dtype), kernel).reshape(*x.shape[:-1], *four)
+        return self.of_product(product(x.astype(self.dtype), self.matrix()))
+
+    def matrix(self) -> Float[Array, "D F"]:
+        """The kernel, F numbers for each pixel."""
+        return self.kernel[...].astype(self.dtype).reshape(self.kernel.shape[0], -1)
+
+    def of_product(self, y: Float[Array, "*L F"]) -> Float[Array, "*L 2 2 E"]:
+        """The call, for pixels that are multiplied with `matrix` already."""
+        y = y.reshape(*y.shape[:-1], *self.kernel.shape[1:])
         return y + spread(self.bias[...].astype(self.dtype), y.shape)
 
 
@@ -267,7 +273,11 @@ class UpscaleFourTimes(nnx.Module):
         self.upscale2 = UpscaleTwice(hidden, d_out, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L 2 2 2 2 E"]:
-        return self.upscale2(gelu(self.norm1(self.upscale1(x))))
+        return self.after_first(self.upscale1(x))
+
+    def after_first(self, x: Float[Array, "*L 2 2 C"]) -> Float[Array, "*L 2 2 2 2 E"]:
+        """The call, for what `upscale1` returns."""
+        return self.upscale2(gelu(self.norm1(x)))
 
 
 def in_order(x: Float[Array, "*L H W 2 2 2 2 E"]) -> Float[Array, "*L h w E"]:

@@ -1,6 +1,7 @@
 """Tokens and picture to masks and their quality (appendix A; reference: `MaskDecoder`)."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from samjax.models.config import SamConfig
 from samjax.models.hq import HqBranch
 from samjax.models.layers import MlpHead, UpscaleFourTimes, at_least_float32, gelu, in_order
+from samjax.models.shared_picture import Factored, SharedPicture
 from samjax.models.transformer import TwoWayTransformer
 from samjax.types import Predictions, PromptEmbeddings
 
@@ -17,11 +19,12 @@ class Attended(NamedTuple):
     """The decoder's own tokens and the picture after they and the prompt's have looked at each
     other, and the IoUs of M masks.
 
-    `chosen` are the mask tokens whose masks these are; None is all of them, in order.
+    `chosen` are the mask tokens whose masks these are; None is all of them, in order. The picture
+    is factored where `MaskDecoder.attend_shared` made it.
     """
 
     tokens: Float[Array, "*L T D"]
-    image: Float[Array, "*L H W D"]
+    image: Float[Array, "*L H W D"] | Factored
     iou_predictions: Float[Array, "*L M"]
     chosen: Int[Array, "*L M"] | None = None
 
@@ -78,20 +81,44 @@ class MaskDecoder(nnx.Module):
     ) -> Attended:
         """Runs the transformer over [IoU token, mask tokens, HQ token, prompt tokens] and the
         picture, and predicts the masks' IoUs."""
+        image = image_embeddings.astype(self.dtype) + prompt.dense
+        flat = (-1, image.shape[-1])
+
+        def transformer(*tokens: Any) -> tuple[Array, Array]:
+            positions = image_pe.astype(self.dtype).reshape(flat)
+            tokens, keys = self.transformer(image.reshape(flat), positions, *tokens)
+            return tokens, keys.reshape(image.shape)
+
+        return self._attend(transformer, prompt)
+
+    def share(
+        self,
+        image_embeddings: Float[Array, "H W D"],
+        image_pe: Float[Array, "H W D"],
+        dense: Float[Array, "H W D"],
+    ) -> SharedPicture:
+        """For `attend_shared`, where all prompts have the same `dense` embedding."""
+        return SharedPicture(
+            self.transformer, image_embeddings.astype(self.dtype) + dense,
+            image_pe.astype(self.dtype), self.output_upscaling.upscale1.matrix(),
+        )  # fmt: skip
+
+    def attend_shared(self, shared: SharedPicture, prompt: PromptEmbeddings) -> Attended:
+        """`attend`, for many prompts of one picture; the prompt's own `dense` is not looked at."""
+        return self._attend(shared, prompt)
+
+    def _attend(
+        self, transformer: Callable[..., tuple[Array, Any]], prompt: PromptEmbeddings
+    ) -> Attended:
         own = [self.iou_token[...], self.mask_tokens[...]]
         if self.hq is not None:
             own.append(self.hq.token[...])
         output_tokens = jnp.concatenate(own)
         tokens = jnp.concatenate([output_tokens.astype(self.dtype), prompt.sparse])
         valid = jnp.concatenate([jnp.ones(len(output_tokens), bool), prompt.valid])
-        image = image_embeddings.astype(self.dtype) + prompt.dense
-        flat = (-1, image.shape[-1])
-        tokens, keys = self.transformer(
-            image.reshape(flat), image_pe.astype(self.dtype).reshape(flat), tokens, valid,
-            wanted=len(output_tokens),
-        )  # fmt: skip
+        tokens, image = transformer(tokens, valid, len(output_tokens))
         ious = at_least_float32(self.iou_prediction_head(tokens[0]))
-        attended = Attended(tokens, keys.reshape(image.shape), ious)
+        attended = Attended(tokens, image, ious)
         if self.hq is None:
             return attended
         chosen = jnp.stack([jnp.zeros((), jnp.int32), 1 + jnp.argmax(ious[1:]).astype(jnp.int32)])
@@ -103,18 +130,25 @@ class MaskDecoder(nnx.Module):
         hq_features: Float[Array, "h w E"] | None = None,
         *,
         hq_token_only: bool = False,
+        shared: SharedPicture | None = None,
     ) -> Float[Array, "M h w"]:
         """Logits of the masks whose IoUs `attended` has; with `SamConfig.hq` of `hq_features` too
-        (`HqFusion`)."""
+        (`HqFusion`), and with `shared` if `attend_shared` made it."""
         tokens, image, _, chosen = attended
-        upscaled = gelu(self.output_upscaling(image))
+        upscaling = self.output_upscaling
+        if isinstance(image, Factored):
+            assert shared is not None
+            first = upscaling.upscale1.of_product(shared.product(image))
+        else:
+            first = upscaling.upscale1(image)
+        upscaled = gelu(upscaling.after_first(first))
         hyper_in = jnp.stack(
             [mlp(tokens[1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
         )
         if chosen is not None:
             hyper_in = hyper_in[chosen]
         masks = at_least_float32(upscaled @ hyper_in.T)
-        rows, columns = (4 * n for n in image.shape[:2])
+        rows, columns = (4 * n for n in upscaled.shape[:2])
         masks = masks.transpose(6, 0, 2, 4, 1, 3, 5).reshape(-1, rows, columns)
         if self.hq is None:
             return masks

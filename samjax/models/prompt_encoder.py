@@ -54,12 +54,15 @@ class PromptEncoder(nnx.Module):
         return position + jnp.where(labels_T == PointLabel.PADDING, 0.0, kind)
 
     def embed_mask(self, prompts: Prompts) -> Float[Array, "H W D"]:
-        no_mask = self.no_mask_embed[0].astype(self.dtype)
-        no_mask = spread(no_mask, (self.grid_size, self.grid_size, no_mask.size))
+        no_mask = self.embed_no_mask()
         if prompts.mask_inputs is None:
             return no_mask
         mask = self.mask_downscaling(jnp.asarray(prompts.mask_inputs)[..., None])
         return mask if prompts.has_mask is None else jnp.where(prompts.has_mask, mask, no_mask)
+
+    def embed_no_mask(self) -> Float[Array, "H W D"]:
+        no_mask = self.no_mask_embed[0].astype(self.dtype)
+        return spread(no_mask, (self.grid_size, self.grid_size, no_mask.size))
 
     def get_dense_pe(self, origin: Float[Array, "2"] | None = None) -> Float[Array, "H W D"]:
         """Positional encoding of the centres of the image embedding's cells.

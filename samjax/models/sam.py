@@ -1,5 +1,7 @@
 """Segment Anything, the three modules together (reference: `Sam`)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,17 @@ from samjax.models.efficientnet_lite import ImageEncoderEfficientNetLite
 from samjax.models.image_encoder import ImageEncoderViT
 from samjax.models.mask_decoder import Attended, MaskDecoder
 from samjax.models.prompt_encoder import PromptEncoder
+from samjax.models.shared_picture import SharedPicture
 from samjax.models.tiny_vit import ImageEncoderTinyViT
 from samjax.platforms import platform_dependent
 from samjax.types import HqEmbeddings, Predictions, Prompts
 
 PROMPTS_AT_ONCE = 4
 """On the CPU, so that what belongs to a prompt stays in the cache (measured: 1 to 64)."""
+
+FEWEST_SHARED = 16
+"""Prompts of a picture from which on the CPU makes no picture for each of them: what they share has
+to be made first."""
 
 
 class Sam(nnx.Module):
@@ -64,29 +71,33 @@ class Sam(nnx.Module):
 
         `MaskDecoder` is the definition. On the CPU a few prompts look at the picture together, and
         then their masks are made one prompt at a time, so that what belongs to one stays in the
-        cache, and masks that are not wanted are not made.
+        cache, and masks that are not wanted are not made. Of many prompts without masks none has a
+        picture of its own (`SharedPicture`).
         """
         hq_features = None
         if isinstance(image_embeddings, HqEmbeddings):
             image_embeddings, hq_features = image_embeddings
         image_pe = self.prompt_encoder.get_dense_pe(origin)
         number = prompts.labels.shape[0]
+        half = jnp.dtype(self.mask_decoder.dtype).itemsize < 4
         at_once = max(n for n in range(1, PROMPTS_AT_ONCE + 1) if number % n == 0)
 
         def attend(prompt: Prompts) -> Attended:
             embedding = self.prompt_encoder(prompt)
             return self.mask_decoder.attend(image_embeddings, image_pe, embedding)
 
-        def all_masks(attended: Attended) -> Array:
-            return self.mask_decoder.masks(attended, hq_features, hq_token_only=hq_token_only)
+        def masks(attended: Attended, shared: SharedPicture | None = None) -> Array:
+            def all_masks() -> Array:
+                return self.mask_decoder.masks(
+                    attended, hq_features, hq_token_only=hq_token_only, shared=shared
+                )
 
-        def masks(attended: Attended) -> Array:
             if least_iou is None:
-                return all_masks(attended)
-            ious, low = attended.iou_predictions, 4 * attended.image.shape[0]
+                return all_masks()
+            ious, low = attended.iou_predictions, 4 * image_embeddings.shape[0]
             return jax.lax.cond(
                 jnp.any(ious[1:] > least_iou),
-                lambda: all_masks(attended),
+                all_masks,
                 lambda: jnp.zeros((len(ious), low, low), ious.dtype),
             )
 
@@ -95,9 +106,20 @@ class Sam(nnx.Module):
             return Predictions(jax.vmap(masks)(attended), attended.iou_predictions)
 
         def in_groups(prompts: Prompts) -> Predictions:
+            shared = None
+            if number >= FEWEST_SHARED and prompts.mask_inputs is None and not half:
+                dense = self.prompt_encoder.embed_no_mask()
+                shared = self.mask_decoder.share(image_embeddings, image_pe, dense)
+
+            def look(prompt: Prompts) -> Attended:
+                if shared is None:
+                    return attend(prompt)
+                return self.mask_decoder.attend_shared(shared, self.prompt_encoder(prompt))
+
             def group(prompts: Prompts) -> Predictions:
-                attended = jax.vmap(attend)(prompts)
-                return Predictions(jax.lax.map(masks, attended), attended.iou_predictions)
+                attended = jax.vmap(look)(prompts)
+                made = jax.lax.map(functools.partial(masks, shared=shared), attended)
+                return Predictions(made, attended.iou_predictions)
 
             groups = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), prompts)
             return jax.tree.map(

@@ -72,21 +72,31 @@ class TwoWayAttentionBlock(nnx.Module):
         key_pe: Float[Array, "K D"],
         valid: Bool[Array, "T"],
     ) -> tuple[Float[Array, "T D"], Float[Array, "K D"]]:
+        queries = self.attend_to_tokens(queries, query_pe, valid)
+        attended = self.cross_attn_token_to_image.gather(queries + query_pe, keys + key_pe, keys)
+        queries = self.after_picture(queries, attended)
+        attended = self.cross_attn_image_to_token.spread(
+            keys + key_pe, queries + query_pe, queries, valid
+        )
+        return queries, self.norm4(keys + attended)
+
+    def attend_to_tokens(
+        self, queries: Float[Array, "T D"], query_pe: Float[Array, "T D"], valid: Bool[Array, "T"]
+    ) -> Float[Array, "T D"]:
+        """The tokens, before they look at the picture."""
         if self.first:
             queries = self.self_attn(queries, queries, queries, valid)
         else:
             q = queries + query_pe
             queries = queries + self.self_attn(q, q, queries, valid)
-        queries = self.norm1(queries)
+        return self.norm1(queries)
 
-        attended = self.cross_attn_token_to_image.gather(queries + query_pe, keys + key_pe, keys)
+    def after_picture(
+        self, queries: Float[Array, "T D"], attended: Float[Array, "T D"]
+    ) -> Float[Array, "T D"]:
+        """The tokens, with what they have seen in the picture."""
         queries = self.norm2(queries + attended)
-        queries = self.norm3(queries + self.mlp(queries))
-
-        attended = self.cross_attn_image_to_token.spread(
-            keys + key_pe, queries + query_pe, queries, valid
-        )
-        return queries, self.norm4(keys + attended)
+        return self.norm3(queries + self.mlp(queries))
 
 
 class Attention(nnx.Module):
@@ -114,9 +124,9 @@ class Attention(nnx.Module):
         valid: Bool[Array, "K"] | None = None,
     ) -> Float[Array, "Q D"]:
         """Keys where `valid` is False get no weight at all."""
-        q_QNd = self._heads(self.q_proj(q))
-        k_KNd = self._heads(self.k_proj(k))
-        v_KNd = self._heads(self.v_proj(v))
+        q_QNd = self.heads(self.q_proj(q))
+        k_KNd = self.heads(self.k_proj(k))
+        v_KNd = self.heads(self.v_proj(v))
         logits = at_least_float32(jnp.einsum("qnd,knd->nqk", q_QNd, k_KNd))
         logits = logits / q_QNd.shape[-1] ** 0.5
         if valid is not None:
@@ -142,41 +152,43 @@ class Attention(nnx.Module):
         return platform_dependent(q, k, v, valid, cpu=self._spread_folded, default=self.__call__)
 
     def _gather_folded(self, q, k, v):
-        q_TNd = self._heads(self.q_proj(q))
+        q_TNd = self.heads(self.q_proj(q))
         # The bias of k_proj adds the same to all logits of a token and vanishes in the softmax.
-        rows_TND = jnp.einsum("tnd,Dnd->tnD", q_TNd, self._kernel(self.k_proj))
+        rows_TND = jnp.einsum("tnd,Dnd->tnD", q_TNd, self.kernel(self.k_proj))
         logits = at_least_float32(_of_all_pairs(rows_TND.reshape(-1, k.shape[-1]), k))
-        weights, totals = _softmax_parts(logits / q_TNd.shape[-1] ** 0.5)
+        weights, totals = softmax_parts(logits / q_TNd.shape[-1] ** 0.5)
         context = at_least_float32(weights.astype(v.dtype) @ v) / totals[:, None]
         context = context.astype(v.dtype).reshape(rows_TND.shape)
-        context = jnp.einsum("tnD,Dnd->tnd", context, self._kernel(self.v_proj))
-        context = context.reshape(q.shape[0], -1) + self._bias(self.v_proj)
+        context = jnp.einsum("tnD,Dnd->tnd", context, self.kernel(self.v_proj))
+        context = context.reshape(q.shape[0], -1) + self.bias(self.v_proj)
         return self.out_proj(context)
 
     def _spread_folded(self, q, k, v, valid):
-        k_TNd = self._heads(self.k_proj(k))
-        v_TNd = self._heads(self.v_proj(v))
-        rows_TND = jnp.einsum("tnd,Dnd->tnD", k_TNd, self._kernel(self.q_proj))
-        offsets_TN = jnp.einsum("tnd,nd->tn", k_TNd, self._heads(self._bias(self.q_proj)[None])[0])
+        k_TNd = self.heads(self.k_proj(k))
+        v_TNd = self.heads(self.v_proj(v))
+        rows_TND = jnp.einsum("tnd,Dnd->tnD", k_TNd, self.kernel(self.q_proj))
+        offsets_TN = jnp.einsum("tnd,nd->tn", k_TNd, self.heads(self.bias(self.q_proj)[None])[0])
         logits = _of_all_pairs(rows_TND.reshape(-1, q.shape[-1]), q)
         logits = logits.reshape(*offsets_TN.shape, -1)
         logits = at_least_float32(logits + offsets_TN[:, :, None]) / k_TNd.shape[-1] ** 0.5
         logits = jnp.where(valid[:, None, None], logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=0).astype(q.dtype).reshape(-1, q.shape[0])
-        kernel = self.out_proj.kernel[...].astype(q.dtype)
-        kernel = kernel.reshape(*v_TNd.shape[1:], -1)
-        values_TND = jnp.einsum("tnd,ndD->tnD", v_TNd, kernel)
-        return weights.T @ values_TND.reshape(len(weights), -1) + self._bias(self.out_proj)
+        values_TND = jnp.einsum("tnd,ndD->tnD", v_TNd, self.out_kernel())
+        return weights.T @ values_TND.reshape(len(weights), -1) + self.bias(self.out_proj)
 
-    def _kernel(self, projection: nnx.Linear) -> Float[Array, "D N d"]:
+    def kernel(self, projection: nnx.Linear) -> Float[Array, "D N d"]:
         kernel = jnp.asarray(projection.kernel[...], projection.dtype)
         return kernel.reshape(kernel.shape[0], self.num_heads, -1)
 
-    def _bias(self, projection: nnx.Linear) -> Float[Array, "D"]:
+    def out_kernel(self) -> Float[Array, "N d D"]:
+        kernel = jnp.asarray(self.out_proj.kernel[...], self.out_proj.dtype)
+        return kernel.reshape(self.num_heads, -1, kernel.shape[-1])
+
+    def bias(self, projection: nnx.Linear) -> Float[Array, "D"]:
         assert projection.bias is not None
         return jnp.asarray(projection.bias[...], projection.dtype)
 
-    def _heads(self, x: Float[Array, "L D"]) -> Float[Array, "L N d"]:
+    def heads(self, x: Float[Array, "L D"]) -> Float[Array, "L N d"]:
         return x.reshape(x.shape[0], self.num_heads, -1)
 
 
@@ -185,7 +197,7 @@ def _of_all_pairs(x: Float[Array, "R D"], y: Float[Array, "K D"]) -> Float[Array
     return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())))
 
 
-def _softmax_parts(
+def softmax_parts(
     logits: Float[Array, "R K"],
 ) -> tuple[Float[Array, "R K"], Float[Array, "R"]]:
     """Weights of a softmax over the last axis, and what they have to be divided by.
