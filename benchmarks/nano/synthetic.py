@@ -10,8 +10,8 @@ part of another texture. Textures are taken from the training pictures that
 `benchmarks.nano.prepare` lists; with `--plain`, that share of them is drawn instead, as sky, sand,
 water and walls are: a slow change of colour, and a little noise of every size. With `--things`,
 that share of the shapes are things cut out of the training pictures. With `--marks`, that share of
-the grounds has shadows and spots upon it, which belong to the ground. Pictures and `instances.json` go
-to `nano-training/NAME`.
+the grounds has shadows and spots upon it, which belong to the ground. Pictures and `instances.json`
+go to `nano-training/NAME`.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from samjax.checkpoint import Model
 from samjax.embeddings import Picture
 from samjax.everything.ahead import BegunEarly
 from samjax.everything.masks import Masks
+from samjax.models.sam import FEWEST_SHARED
 from samjax.postprocess import compress_packed, is_box_near_crop_edge, nms
 from samjax.transforms import ResizeLongestSide
 from samjax.types import PointLabel, Predictions, Prompts
@@ -97,12 +98,16 @@ def _decoded(
 ) -> Iterator[tuple[Float[np.ndarray, "P 2"], Predictions]]:
     """Points, and all masks of a click on each, of which those count that promise enough."""
     transform = ResizeLongestSide(model.config.image_size)
+    shared = None
+    if len(crop.points) > FEWEST_SHARED:
+        shared = inference.share_pictures(model.params, picture.features, config=model.config)
     for start in range(0, len(crop.points), points_per_batch):
         points = crop.points[start : start + points_per_batch]
         coords = transform.apply_coords(points, picture.original_size)
         yield points, inference.decode_masks(
             model.params, picture.features, _clicks(coords, points_per_batch), config=model.config,
             least_iou=filters.pred_iou_thresh if filters.pred_iou_thresh > 0 else -np.inf,
+            shared=shared,
         )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Tokens and picture to masks and their quality (appendix A; reference: `MaskDecoder`)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from samjax.models.config import SamConfig
 from samjax.models.hq import HqBranch
 from samjax.models.layers import MlpHead, UpscaleFourTimes, at_least_float32, gelu, in_order
-from samjax.models.shared_picture import Factored, SharedPicture
+from samjax.models.shared_picture import Factored, SharedPicture, attend, product, share_picture
 from samjax.models.transformer import TwoWayTransformer
 from samjax.types import Predictions, PromptEmbeddings
 
@@ -86,8 +87,8 @@ class MaskDecoder(nnx.Module):
 
         def transformer(*tokens: Any) -> tuple[Array, Array]:
             positions = image_pe.astype(self.dtype).reshape(flat)
-            tokens, keys = self.transformer(image.reshape(flat), positions, *tokens)
-            return tokens, keys.reshape(image.shape)
+            queries, keys = self.transformer(image.reshape(flat), positions, *tokens)
+            return queries, keys.reshape(image.shape)
 
         return self._attend(transformer, prompt)
 
@@ -98,14 +99,14 @@ class MaskDecoder(nnx.Module):
         dense: Float[Array, "H W D"],
     ) -> SharedPicture:
         """For `attend_shared`, where all prompts have the same `dense` embedding."""
-        return SharedPicture(
+        return share_picture(
             self.transformer, image_embeddings.astype(self.dtype) + dense,
             image_pe.astype(self.dtype), self.output_upscaling.upscale1.matrix(),
         )  # fmt: skip
 
     def attend_shared(self, shared: SharedPicture, prompt: PromptEmbeddings) -> Attended:
         """`attend`, for many prompts of one picture; the prompt's own `dense` is not looked at."""
-        return self._attend(shared, prompt)
+        return self._attend(functools.partial(attend, self.transformer, shared), prompt)
 
     def _attend(
         self, transformer: Callable[..., tuple[Array, Any]], prompt: PromptEmbeddings
@@ -138,7 +139,9 @@ class MaskDecoder(nnx.Module):
         upscaling = self.output_upscaling
         if isinstance(image, Factored):
             assert shared is not None
-            first = upscaling.upscale1.of_product(shared.product(image))
+            first = upscaling.upscale1.of_product(
+                product(shared, image, upscaling.upscale1.matrix())
+            )
         else:
             first = upscaling.upscale1(image)
         upscaled = gelu(upscaling.after_first(first))

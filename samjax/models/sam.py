@@ -54,6 +54,18 @@ class Sam(nnx.Module):
         embeddings, early = self.image_encoder.with_early_features(images)
         return HqEmbeddings(embeddings, self.mask_decoder.hq.fusion(embeddings, early))
 
+    def share(
+        self,
+        image_embeddings: Float[Array, "H W D"] | HqEmbeddings,
+        origin: Float[Array, "2"] | None = None,
+    ) -> SharedPicture:
+        """What all prompts without masks share of a picture, for `decode`."""
+        if isinstance(image_embeddings, HqEmbeddings):
+            image_embeddings, _ = image_embeddings
+        positions = self.prompt_encoder.get_dense_pe(origin)
+        no_mask = self.prompt_encoder.embed_no_mask()
+        return self.mask_decoder.share(image_embeddings, positions, no_mask)
+
     def decode(
         self,
         image_embeddings: Float[Array, "H W D"] | HqEmbeddings,
@@ -61,6 +73,7 @@ class Sam(nnx.Module):
         origin: Float[Array, "2"] | None = None,
         least_iou: Float[Array, ""] | None = None,
         hq_token_only: bool = False,
+        shared: SharedPicture | None = None,
     ) -> Predictions:
         """Every prompt of one picture: `prompts` have one leading axis (P,). The picture is as
         `encode` gives it.
@@ -68,13 +81,14 @@ class Sam(nnx.Module):
         `origin` is where the picture begins in a larger frame (`SamConfig.frame_size`), in whose
         coordinates the prompts then are. With `least_iou` the masks of a prompt are zeros where no
         multimask output has a predicted IoU above it. `hq_token_only` is the decoder's.
+        `shared` is what `share` returns, where the caller keeps it.
 
         `MaskDecoder` is the definition. On the CPU a few prompts look at the picture together, and
         then their masks are made one prompt at a time, so that what belongs to one stays in the
         cache, and masks that are not wanted are not made. Of many prompts without masks none has a
         picture of its own (`SharedPicture`).
         """
-        hq_features = None
+        picture, hq_features = image_embeddings, None
         if isinstance(image_embeddings, HqEmbeddings):
             image_embeddings, hq_features = image_embeddings
         image_pe = self.prompt_encoder.get_dense_pe(origin)
@@ -106,19 +120,20 @@ class Sam(nnx.Module):
             return Predictions(jax.vmap(masks)(attended), attended.iou_predictions)
 
         def in_groups(prompts: Prompts) -> Predictions:
-            shared = None
-            if number >= FEWEST_SHARED and prompts.mask_inputs is None and not half:
-                dense = self.prompt_encoder.embed_no_mask()
-                shared = self.mask_decoder.share(image_embeddings, image_pe, dense)
+            sharing = shared
+            if prompts.mask_inputs is not None:
+                sharing = None
+            elif sharing is None and number >= FEWEST_SHARED and not half:
+                sharing = self.share(picture, origin)
 
             def look(prompt: Prompts) -> Attended:
-                if shared is None:
+                if sharing is None:
                     return attend(prompt)
-                return self.mask_decoder.attend_shared(shared, self.prompt_encoder(prompt))
+                return self.mask_decoder.attend_shared(sharing, self.prompt_encoder(prompt))
 
             def group(prompts: Prompts) -> Predictions:
                 attended = jax.vmap(look)(prompts)
-                made = jax.lax.map(functools.partial(masks, shared=shared), attended)
+                made = jax.lax.map(functools.partial(masks, shared=sharing), attended)
                 return Predictions(made, attended.iou_predictions)
 
             groups = jax.tree.map(lambda x: x.reshape(-1, at_once, *x.shape[1:]), prompts)

@@ -5,19 +5,22 @@ A prompt changes the picture's tokens by what few rows of softmax weights add to
     norm(x + A^T V) = r * (x - mean(x)) * g + (r A)^T ((V - mean(V)) * g) + b
 
 with a factor r for each pixel. So the tokens stay a scale times a picture that all prompts share,
-plus a few rows times a small matrix (`Factored`). Every product with a prompt's picture becomes one
-with the shared picture, whose projections are made once, of the 16 channels of a head, and one with
-the rows. The variance that a norm needs is that of a sum: of the shared picture's squares, the rows'
-products with each other, and those of both.
+plus a few rows times a small matrix (`Factored`). Every product with a prompt's picture becomes
+one with the shared picture, whose projections are made once, of the 16 channels of a head, and one
+with the rows. The variance that a norm needs is that of a sum: of the shared picture's squares, of
+the rows' products with each other, and of both's.
 
 Exact but for rounding; `TwoWayTransformer` is the definition. For two layers and 7 tokens it is a
 third of the products, and no array of all pixels and channels is made for a prompt.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from samjax.models.layers import LayerNorm
@@ -35,104 +38,168 @@ class Factored(NamedTuple):
 
 class Look(NamedTuple):
     """The shared picture as an attention has it, channels of each head before pixels. Positions are
-    apart, since they are not scaled."""
+    apart where the picture is scaled, since they are not."""
 
-    keys: Float[Array, "N d K"]
-    positions: Float[Array, "N d K"]
-    values: Float[Array, "N d K"] | None
+    keys: Float[Array, "*L N d K"]
+    positions: Float[Array, "*L N d K"] | None
+    values: Float[Array, "*L N d K"] | None
 
 
 class Normed(NamedTuple):
     """The centred shared picture as a norm needs it: the sum of squares of each pixel, and for each
     layer up to this one its products with that layer's output projection and constant."""
 
-    squares: Float[Array, "K"]
-    projected: list[Float[Array, "N d K"]]
-    constants: list[Float[Array, "K"]]
+    squares: Float[Array, "*L K"]
+    projected: tuple[Float[Array, "*L N d K"], ...]
+    constants: tuple[Float[Array, "*L K"], ...]
 
 
-class SharedPicture:
-    """What all prompts share of a picture, and the transformer over them and it.
+class SharedLayer(NamedTuple):
+    """What a layer of the transformer needs of the picture."""
 
-    A prompt's picture is used in one product, with `kernel`.
-    """
+    tokens_look: Look
+    picture_looks: Look
+    normed: Normed
 
-    def __init__(
-        self,
-        transformer: TwoWayTransformer,
-        image: Float[Array, "H W D"],
-        image_pe: Float[Array, "H W D"],
-        kernel: Float[Array, "D E"],
-    ):
-        self.transformer = transformer
-        self.size = image.shape[:2]
-        image, image_pe = (x.reshape(-1, x.shape[-1]) for x in (image, image_pe))
-        self.layers: list[tuple[Look, Look, Normed]] = []
-        projections: list[Float[Array, "N d D"]] = []
-        constants: list[Float[Array, "D"]] = []
-        offset = jnp.zeros_like(image[0])
-        for layer in transformer.layers:
-            gather, spread = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-            tokens_look = Look(
-                _project(gather, gather.k_proj, image), _project(gather, gather.k_proj, image_pe),
-                _project(gather, gather.v_proj, image),
-            )  # fmt: skip
-            picture_looks = Look(
-                _project(spread, spread.q_proj, image), _project(spread, spread.q_proj, image_pe),
-                None,
-            )  # fmt: skip
-            projections.append(spread.out_kernel())
-            constants.append(offset + spread.bias(spread.out_proj))
-            image, projections = _centred(image), [_centred(x) for x in projections]
-            constants = [_centred(x) for x in constants]
-            normed = Normed(
-                jnp.sum(image * image, axis=-1),
-                [jnp.einsum("ndD,KD->ndK", x, image) for x in projections],
-                [image @ x for x in constants],
-            )
-            self.layers.append((tokens_look, picture_looks, normed))
-            scale, offset = layer.norm4.scale[...], layer.norm4.bias[...]
-            image, projections = image * scale, [x * scale for x in projections]
-            constants = [x * scale for x in constants]
-        final = transformer.final_attn_token_to_image
-        self.last = Look(
-            _project(final, final.k_proj, image), _project(final, final.k_proj, image_pe),
-            _project(final, final.v_proj, image),
-        )  # fmt: skip
-        self.kernel = kernel
-        self.multiplied = image @ kernel
 
-    def __call__(
-        self, tokens: Float[Array, "T D"], valid: Bool[Array, "T"], wanted: int | None = None
-    ) -> tuple[Float[Array, "t D"], Factored]:
-        """As `TwoWayTransformer`, with a factored picture."""
-        queries, picture = tokens, None
-        spread_values: list[Float[Array, "N T d"]] = []
-        for layer, (tokens_look, picture_looks, normed) in zip(
-            self.transformer.layers, self.layers, strict=True
-        ):
-            queries = layer.attend_to_tokens(queries, tokens, valid)
-            gathered = _gather(
-                layer.cross_attn_token_to_image, queries + tokens, tokens_look, picture
-            )
-            queries = layer.after_picture(queries, gathered)
-            spread = layer.cross_attn_image_to_token
-            rows, heads = _spread(spread, queries + tokens, queries, valid, picture_looks, picture)
-            spread_values.append(heads)
-            picture = _add_and_norm(
-                picture, rows, heads, spread_values, spread, layer.norm4, normed
-            )
-        assert picture is not None
-        queries, tokens = queries[:wanted], tokens[:wanted]
-        final = self.transformer.final_attn_token_to_image
-        gathered = _gather(final, queries + tokens, self.last, picture)
-        return self.transformer.norm_final_attn(queries + gathered), picture
+class SharedPicture(NamedTuple):
+    """What all prompts share of a picture: what its products with the transformer's matrices are,
+    and `multiplied`, its product with the one matrix that a prompt's picture is multiplied with
+    after the transformer."""
 
-    def product(self, picture: Factored) -> Float[Array, "H W E"]:
-        """A prompt's picture times the kernel."""
-        rest = picture.rows.T @ (picture.values @ self.kernel)
-        product = picture.scale[:, None] * self.multiplied + rest + picture.offset @ self.kernel
-        return product.reshape(*self.size, -1)
+    layers: tuple[SharedLayer, ...]
+    last: Look
+    multiplied: Float[Array, "*L H W E"]
+
+
+def share_picture(
+    transformer: TwoWayTransformer,
+    image: Float[Array, "H W D"],
+    image_pe: Float[Array, "H W D"],
+    kernel: Float[Array, "D E"],
+) -> SharedPicture:
+    """For `attend` and `product`. Norms are linear but for the factors, which are a prompt's own:
+    so all of it is one product with the picture, and one with the positions."""
+    size, (width, _) = image.shape[:2], kernel.shape
+    image, image_pe = (x.reshape(-1, width) for x in (image, image_pe))
+    norms = [layer.norm4 for layer in transformer.layers]
+    of_image, of_positions = _Products(), _Products()
+
+    def after_norms(kernel: Float[Array, "D ..."], number: int) -> Float[Array, "D ..."]:
+        """The matrix that does the same before so many norms."""
+        for norm in reversed(norms[:number]):
+            kernel = _centred(kernel * _column(norm.scale[...], kernel), axis=0)
+        return kernel
+
+    def look(attention: Attention, number: int, *projections: nnx.Linear) -> Callable[[], Look]:
+        kernels = [attention.kernel(projection) for projection in projections]
+        made = [of_image.add(after_norms(k, number)) for k in kernels]
+        positions = of_positions.add(kernels[0])
+
+        def finished() -> Look:
+            keys, values = made[0](), made[1]() if len(made) > 1 else None
+            if number == 0:
+                return Look(keys + positions(), None, values)
+            return Look(keys, positions(), values)
+
+        return finished
+
+    layers = []
+    outputs: list[Float[Array, "D N d"]] = []
+    constants: list[Float[Array, D]] = []
+    offset = jnp.zeros_like(image[0])
+    for number, layer in enumerate(transformer.layers):
+        gather, spread = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+        looks = (
+            look(gather, number, gather.k_proj, gather.v_proj),
+            look(spread, number, spread.q_proj),
+        )
+        outputs = [
+            _centred(x, axis=0) for x in (*outputs, jnp.moveaxis(spread.out_kernel(), -1, 0))
+        ]
+        constants = [
+            _centred(x, axis=0) for x in (*constants, offset + spread.bias(spread.out_proj))
+        ]
+        products = [
+            [of_image.add(after_norms(x, number)) for x in some] for some in (outputs, constants)
+        ]
+        layers.append((*looks, products))
+        outputs = [x * _column(layer.norm4.scale[...], x) for x in outputs]
+        constants = [x * layer.norm4.scale[...] for x in constants]
+        offset = layer.norm4.bias[...]
+    final = transformer.final_attn_token_to_image
+    last = look(final, len(norms), final.k_proj, final.v_proj)
+    multiplied = image @ after_norms(kernel, len(norms))
+    of_image.multiply(image)
+    of_positions.multiply(image_pe)
+
+    shared = []
+    for norm, (tokens_look, picture_looks, products) in zip(norms, layers, strict=True):
+        image = _centred(image)
+        projected, constant = (tuple(x() for x in some) for some in products)
+        normed = Normed(jnp.sum(image * image, axis=-1), projected, constant)
+        shared.append(SharedLayer(tokens_look(), picture_looks(), normed))
+        image = image * norm.scale[...]
+    return SharedPicture(tuple(shared), last(), multiplied.reshape(*size, -1))
+
+
+class _Products:
+    """Of one array with many matrices, as a single product."""
+
+    def __init__(self) -> None:
+        self._kernels: list[Float[Array, "D ..."]] = []
+
+    def add(self, kernel: Float[Array, "D ..."]) -> Callable[[], Float[Array, "... K"]]:
+        """What will return this matrix's product, pixels last."""
+        self._kernels.append(kernel)
+        index = len(self._kernels) - 1
+        return lambda: self._made[index]
+
+    def multiply(self, x: Float[Array, "K D"]) -> None:
+        flat = [kernel.reshape(len(kernel), -1) for kernel in self._kernels]
+        whole = jax.lax.dot_general(jnp.concatenate(flat, axis=1), x, (((0,), (1,)), ((), ())))
+        ends = np.cumsum([kernel.shape[1] for kernel in flat])[:-1]
+        parts = jnp.split(whole, ends)
+        self._made = [
+            part.reshape(*kernel.shape[1:], -1)
+            for part, kernel in zip(parts, self._kernels, strict=True)
+        ]
+
+
+def attend(
+    transformer: TwoWayTransformer,
+    shared: SharedPicture,
+    tokens: Float[Array, "T D"],
+    valid: Bool[Array, "T"],
+    wanted: int | None = None,
+) -> tuple[Float[Array, "t D"], Factored]:
+    """As `TwoWayTransformer`, with a factored picture."""
+    queries, picture = tokens, None
+    all_heads: list[Float[Array, "N T d"]] = []
+    for layer, of_layer in zip(transformer.layers, shared.layers, strict=True):
+        queries = layer.attend_to_tokens(queries, tokens, valid)
+        gather, spread = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+        gathered = _gather(gather, queries + tokens, of_layer.tokens_look, picture)
+        queries = layer.after_picture(queries, gathered)
+        weights, heads = _spread(
+            spread, queries + tokens, queries, valid, of_layer.picture_looks, picture
+        )
+        all_heads.append(heads)
+        picture = _add_and_norm(picture, weights, all_heads, spread, layer.norm4, of_layer.normed)
+    assert picture is not None
+    queries, tokens = queries[:wanted], tokens[:wanted]
+    final = transformer.final_attn_token_to_image
+    gathered = _gather(final, queries + tokens, shared.last, picture)
+    return transformer.norm_final_attn(queries + gathered), picture
+
+
+def product(
+    shared: SharedPicture, picture: Factored, kernel: Float[Array, "D E"]
+) -> Float[Array, "H W E"]:
+    """A prompt's picture times the matrix that `shared` was made with."""
+    rows = picture.rows.T @ (picture.values @ kernel) + picture.offset @ kernel
+    rows = rows.reshape(shared.multiplied.shape)
+    return picture.scale.reshape(*rows.shape[:2], 1) * shared.multiplied + rows
 
 
 def _gather(
@@ -186,7 +253,8 @@ def _logits(
 ) -> Float[Array, "N T K"]:
     """Of the tokens' heads with those of the picture, up to a constant."""
     if picture is None:
-        return _by_head(x, look.keys + look.positions)
+        return _by_head(x, look.keys)
+    assert look.positions is not None
     on_rows = jnp.einsum("ntd,Dnd->ntD", x, kernel) @ picture.values.T
     logits = jnp.einsum("ntR,RK->ntK", on_rows, picture.rows)
     return logits + picture.scale * _by_head(x, look.keys) + _by_head(x, look.positions)
@@ -195,7 +263,6 @@ def _logits(
 def _add_and_norm(
     picture: Factored | None,
     weights: Float[Array, "N T K"],
-    heads: Float[Array, "N T d"],
     all_heads: list[Float[Array, "N T d"]],
     attention: Attention,
     norm: LayerNorm,
@@ -203,7 +270,7 @@ def _add_and_norm(
 ) -> Factored:
     """The norm of a picture to which an attention's output is added."""
     num_heads, number, _ = weights.shape
-    values = jnp.einsum("ntd,ndD->ntD", heads, attention.out_kernel())
+    values = jnp.einsum("ntd,ndD->ntD", all_heads[-1], attention.out_kernel())
     constant = attention.bias(attention.out_proj)
     if picture is not None:
         constant = constant + picture.offset
@@ -236,9 +303,10 @@ def _by_head(x: Float[Array, "N T d"], y: Float[Array, "N d K"]) -> Float[Array,
     return jnp.einsum("ntd,ndK->ntK", x, y)
 
 
-def _project(attention: Attention, projection, x: Float[Array, "K D"]) -> Float[Array, "N d K"]:
-    return jnp.einsum("Dnd,KD->ndK", attention.kernel(projection), x)
+def _centred(x: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
+    return x - jnp.mean(x, axis=axis, keepdims=True)
 
 
-def _centred(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
-    return x - jnp.mean(x, axis=-1, keepdims=True)
+def _column(x: Float[Array, "D"], like: Float[Array, "D ..."]) -> Float[Array, "D ..."]:
+    """With axes of one, for every column of another array."""
+    return x.reshape(-1, *[1] * (like.ndim - 1))

@@ -11,7 +11,7 @@ from samjax.models import SamConfig
 from samjax.models import sam as sam_module
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten, unflatten
-from samjax.models.shared_picture import SharedPicture
+from samjax.models.shared_picture import attend, product, share_picture
 from samjax.models.transformer import TwoWayTransformer
 from samjax.types import Prompts
 
@@ -41,9 +41,9 @@ def shared_and_plain(transformer):
     kernel = random_numbers((WIDTH, OUT), 5)
 
     def shared(image, image_pe, tokens):
-        of_all = SharedPicture(transformer, image, image_pe, kernel)
-        queries, picture = of_all(tokens, VALID, 5)
-        return queries, of_all.product(picture)
+        of_all = share_picture(transformer, image, image_pe, kernel)
+        queries, picture = attend(transformer, of_all, tokens, VALID, 5)
+        return queries, product(of_all, picture, kernel)
 
     def plain(image, image_pe, tokens):
         flat = (SIDE * SIDE, WIDTH)
@@ -153,13 +153,12 @@ def test_no_prompt_has_a_picture_of_its_own():
     config = SamConfig.vit_b()
     transformer = TwoWayTransformer(config, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(transformer)
-    prompts, side = 3, 64
+    prompts, side = 16, 64
 
     def look(state, image, image_pe, tokens, valid):
-        shared = SharedPicture(
-            nnx.merge(graphdef, state), image, image_pe, jnp.zeros((WIDTH, WIDTH))
-        )
-        return jax.vmap(lambda t, v: shared(t, v, 5))(tokens, valid)
+        transformer = nnx.merge(graphdef, state)
+        shared = share_picture(transformer, image, image_pe, jnp.zeros((WIDTH, WIDTH)))
+        return jax.vmap(lambda t, v: attend(transformer, shared, t, v, 5))(tokens, valid)
 
     def of(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype)
