@@ -54,7 +54,7 @@ def encode_images(
 
 def share_pictures(
     params: Params,
-    image_embeddings: Array | HqEmbeddings,
+    image_embeddings: Float[Array | np.ndarray, "B H W D"] | HqEmbeddings,
     *,
     config: SamConfig | None = None,
 ) -> SharedPicture | None:
@@ -66,6 +66,7 @@ def share_pictures(
     half precision, and of pictures that are spread over devices.
     """
     config = config or config_from_params(params)
+    image_embeddings = jax.tree.map(jnp.asarray, image_embeddings)
     leaf = jax.tree.leaves(image_embeddings)[0]
     on_cpu = {device.platform for device in leaf.devices()} == {"cpu"}
     if config.dtype != "float32" or not on_cpu or _spread(image_embeddings) is not None:
@@ -90,7 +91,7 @@ def decode_masks(
     zeros where no multimask output has a predicted IoU above it; the CPU does not compute them.
     Embeddings that are spread over the devices of a mesh are decoded each where it is, with
     parameters that are on all of them. `shared` is what `share_pictures` returns of the embeddings;
-    without it, it is made anew where the prompts are many.
+    without it, it is made anew where the prompts are many. It is not used for prompts with masks.
 
     An HQ model makes two masks (M = 2): the single one, and the best of the multimask outputs by
     predicted IoU, both with the HQ token's logits added; with `hq_token_only` they are these alone.
@@ -100,6 +101,13 @@ def decode_masks(
     if hq_token_only and not config.hq:
         raise ValueError("hq_token_only is for HQ models, and this one has no HQ token.")
     _check_decoder_input(config, image_embeddings, prompts)
+    if shared is not None:
+        pictures = jax.tree.leaves(image_embeddings)[0].shape[:3]
+        if shared.multiplied.shape[:3] != pictures:
+            raise ValueError(
+                f"shared is of pictures (B, H, W) = {shared.multiplied.shape[:3]}, and "
+                f"image_embeddings of {pictures}; share_pictures makes it of the same embeddings."
+            )
     least = None if least_iou is None else np.float32(least_iou)
     return _decode(
         config, hq_token_only, params, image_embeddings, prompts, least, shared,
@@ -166,7 +174,7 @@ def _decode(
     image_embeddings: Array | HqEmbeddings,
     prompts: Prompts,
     least_iou: Array | None,
-    shared: SharedPicture | None,
+    shared: SharedPicture | None = None,
     *,
     spread: NamedSharding | None = None,
 ) -> Predictions:

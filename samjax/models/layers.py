@@ -250,7 +250,8 @@ class UpscaleTwice(nnx.Module):
 
     def matrix(self) -> Float[Array, "D F"]:
         """The kernel, F numbers for each pixel."""
-        return self.kernel[...].astype(self.dtype).reshape(self.kernel.shape[0], -1)
+        kernel = jnp.asarray(self.kernel[...], self.dtype)
+        return kernel.reshape(len(kernel), -1)
 
     def of_product(self, y: Float[Array, "*L F"]) -> Float[Array, "*L 2 2 E"]:
         """The call, for pixels that are multiplied with `matrix` already."""

@@ -1,5 +1,7 @@
 """Many prompts of one picture, none of which has a picture of its own."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +133,30 @@ def test_many_prompts_give_what_few_give(hq):
     found, expected = decode_both(config, 2 * sam_module.FEWEST_SHARED)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+def test_a_caller_may_keep_what_is_shared():
+    """For one prompt too; prompts with masks, whose pictures differ, do without."""
+    config = SamConfig.tiny(64)
+    params = random_params(config)
+    images = np.random.default_rng(1).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    embeddings = inference.encode_images(params, images, config=config)
+    shared = inference.share_pictures(params, embeddings, config=config)
+    prompts = jax.tree.map(lambda x: np.concatenate([x, x[:, ::-1]]), clicks(3))
+    decode = functools.partial(inference.decode_masks, params, embeddings, config=config)
+    for one, other in zip(decode(prompts, shared=shared), decode(prompts), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+    low = config.low_res_size
+    masks = np.random.default_rng(2).normal(size=(2, 3, low, low)).astype(np.float32)
+    prompts = prompts._replace(mask_inputs=masks)
+    for one, other in zip(decode(prompts, shared=shared), decode(prompts), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="shared is of pictures .* = .2, 4, 4.*1, 4, 4"):
+        inference.decode_masks(params, embeddings[:1], clicks(3), config=config, shared=shared)
+    assert (
+        inference.share_pictures(params, embeddings, config=config.replace(dtype="bfloat16"))
+        is None
+    )
 
 
 def test_masks_that_are_not_wanted_are_zeros():
