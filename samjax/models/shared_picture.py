@@ -27,6 +27,10 @@ from samjax.models.layers import LayerNorm
 from samjax.models.transformer import Attention, TwoWayTransformer, softmax_parts
 
 
+ROWS = 16
+"""XLA:CPU multiplies with so many rows at once, and takes longer for 56 than for 64."""
+
+
 class Factored(NamedTuple):
     """A prompt's picture: `scale * shared + rows.T @ values + offset`, by pixel (K) and channel."""
 
@@ -217,7 +221,9 @@ def _gather(
         context = context / totals[..., None]
     else:
         context = jnp.einsum("ntK,ndK->ntd", weights * picture.scale, look.values)
-        on_rows = jnp.einsum("ntK,RK->ntR", weights, picture.rows)
+        number = len(picture.rows)
+        rows = jnp.pad(picture.rows, ((0, -number % ROWS), (0, 0)))
+        on_rows = jnp.einsum("ntK,RK->ntR", weights, rows)[..., :number]
         kernel = attention.kernel(attention.v_proj)
         context += jnp.einsum("ntD,Dnd->ntd", on_rows @ picture.values, kernel)
         context = context / totals[..., None]
