@@ -26,7 +26,6 @@ from jaxtyping import Array, Bool, Float
 from samjax.models.layers import LayerNorm
 from samjax.models.transformer import Attention, TwoWayTransformer, softmax_parts
 
-
 ROWS = 16
 """XLA:CPU multiplies with so many rows at once, and takes longer for 56 than for 64."""
 
