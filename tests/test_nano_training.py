@@ -48,6 +48,7 @@ def test_stages_follow_each_other():
     starts[2] = str(ROOT / "nano-training/stage2-details")
     starts[4] = str(ROOT / "nano-training/stage4-1024")
     starts[7] = str(ROOT / "nano-training/average67")
+    starts[8] = str(ROOT / "nano-training/average78")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
@@ -118,8 +119,10 @@ def test_average_of_two_models():
         average(models[0], Model({}, SamConfig.tiny(128)))
 
 
-@pytest.mark.parametrize("plain_share, things_share", [(0.0, 0.0), (0.6, 0.5)])
-def test_synthetic_pictures(tmp_path, plain_share, things_share):
+@pytest.mark.parametrize(
+    "plain_share, things_share, marks_share", [(0.0, 0.0, 0.0), (0.6, 0.5, 0.0), (0.6, 0.5, 0.7)]
+)
+def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share):
     """Every annotation is of its picture's size, and no pixel is in two that no shape holds."""
     rng = np.random.default_rng(0)
     thing = np.zeros((80, 120), np.uint8)
@@ -137,7 +140,7 @@ def test_synthetic_pictures(tmp_path, plain_share, things_share):
         [tmp_path / "a.png", tmp_path / "b.png"], plain_share=plain_share
     )
     things = synthetic.things_of(content, tmp_path)
-    path = synthetic.write(tmp_path / "out", 4, 1, texture, things, things_share)
+    path = synthetic.write(tmp_path / "out", 4, 1, texture, things, things_share, marks_share)
     source = open_source(path)
     assert len(source) == 4 and not source.report.counts
     written = json.loads(path.read_text())
@@ -150,7 +153,7 @@ def test_synthetic_pictures(tmp_path, plain_share, things_share):
         assert masks.sum(0).max() <= 2
         areas = [a["area"] for a in written["annotations"] if a["image_id"] == index + 1]
         assert masks.sum((1, 2)).tolist() == areas and min(areas) >= synthetic.MIN_AREA
-    again = synthetic.write(tmp_path / "again", 4, 1, texture, things, things_share)
+    again = synthetic.write(tmp_path / "again", 4, 1, texture, things, things_share, marks_share)
     assert again.read_text() == path.read_text()
 
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.nano.synthetic --number 400
     python -m benchmarks.nano.synthetic --plain 0.6 --things 0.5 --seed 1 --name plain
-    python -m benchmarks.nano.synthetic --plain 0.6 --things 0.5 --marks 0.7 --seed 2 --name marked
+    python -m benchmarks.nano.synthetic --number 600 --plain 0.6 --things 0.5 --marks 0.7 --seed 2 \
+        --name marked
 
 COCO annotates things, and not what they are made of or stand on, with outlines drawn by hand. Here
 every region has a mask: two or three grounds, shapes on them that hide each other, and on some a
