@@ -109,7 +109,7 @@ def share_picture(
 
     layers = []
     outputs: list[Float[Array, "D N d"]] = []
-    constants: list[Float[Array, D]] = []
+    constants: list[Array] = []
     offset = jnp.zeros_like(image[0])
     for number, layer in enumerate(transformer.layers):
         gather, spread = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
@@ -304,7 +304,7 @@ def _add_and_norm(
 
 
 def _by_head(x: Float[Array, "N T d"], y: Float[Array, "N d K"]) -> Float[Array, "N T K"]:
-    """Products of few channels, which XLA:CPU does best with what comes after them."""
+    """Products of the few channels of each head. Under `jax.vmap` all prompts' go together."""
     return jnp.einsum("ntd,ndK->ntK", x, y)
 
 
