@@ -63,9 +63,11 @@ def share_pictures(
     With it a decoder on the CPU takes less time for every prompt, the same masks but for rounding;
     it is worth its time (that of about three prompts) and memory (34 MB a picture of Meta's models)
     where a picture is asked often. None where nothing is gained: on other platforms, in
-    half precision, and of pictures that are spread over devices.
+    half precision, and of pictures that are spread over devices. Raises `ValueError` when the
+    embeddings do not fit the model.
     """
     config = config or config_from_params(params)
+    _check_embeddings(config, image_embeddings)
     image_embeddings = jax.tree.map(jnp.asarray, image_embeddings)
     leaf = jax.tree.leaves(image_embeddings)[0]
     on_cpu = {device.platform for device in leaf.devices()} == {"cpu"}
@@ -228,36 +230,44 @@ def for_each_picture(
     )(*pictures)
 
 
-def _check_decoder_input(
-    config: SamConfig, image_embeddings: Array | np.ndarray | HqEmbeddings, prompts: Prompts
-) -> None:
-    grid, low = config.grid_size, config.low_res_size
+def _check_embeddings(
+    config: SamConfig, image_embeddings: Array | np.ndarray | HqEmbeddings
+) -> tuple[int, ...]:
+    """The axis of pictures, as a shape."""
     if config.hq != isinstance(image_embeddings, HqEmbeddings):
         wanted, kind = ("HqEmbeddings", "an") if config.hq else ("an array", "no")
         raise ValueError(
             f"image_embeddings are of type {type(image_embeddings).__name__}; expected {wanted}, "
             f"as encode_images returns them: this is {kind} HQ model."
         )
+    grid, low = config.grid_size, config.low_res_size
     hq_features = None
     if isinstance(image_embeddings, HqEmbeddings):
         image_embeddings, hq_features = image_embeddings
     batch = image_embeddings.shape[:1]
-
-    def expect(name: str, shape: Sequence[int], expected: tuple) -> None:
-        fits = len(shape) == len(expected) and all(
-            isinstance(e, str) or s == e for s, e in zip(shape, expected, strict=True)
-        )
-        if not fits:
-            wanted = ", ".join(str(e) for e in expected)
-            raise ValueError(f"{name} has shape {tuple(shape)}; expected ({wanted}).")
-
-    expect("image_embeddings", image_embeddings.shape, ("B", grid, grid, config.embed_dim))
+    _expect("image_embeddings", image_embeddings.shape, ("B", grid, grid, config.embed_dim))
     if hq_features is not None:
-        expect("hq_features", hq_features.shape, (*batch, low, low, config.embed_dim // 8))
-    expect("prompts.labels", prompts.labels.shape, (*batch, "P", "T"))
-    expect("prompts.coords", prompts.coords.shape, (*prompts.labels.shape, 2))
+        _expect("hq_features", hq_features.shape, (*batch, low, low, config.embed_dim // 8))
+    return batch
+
+
+def _check_decoder_input(
+    config: SamConfig, image_embeddings: Array | np.ndarray | HqEmbeddings, prompts: Prompts
+) -> None:
+    batch, low = _check_embeddings(config, image_embeddings), config.low_res_size
+    _expect("prompts.labels", prompts.labels.shape, (*batch, "P", "T"))
+    _expect("prompts.coords", prompts.coords.shape, (*prompts.labels.shape, 2))
     if prompts.mask_inputs is not None:
-        expect("prompts.mask_inputs", prompts.mask_inputs.shape,
-               (*prompts.labels.shape[:2], low, low))  # fmt: skip
+        _expect("prompts.mask_inputs", prompts.mask_inputs.shape,
+                (*prompts.labels.shape[:2], low, low))  # fmt: skip
     if prompts.has_mask is not None:
-        expect("prompts.has_mask", prompts.has_mask.shape, prompts.labels.shape[:2])
+        _expect("prompts.has_mask", prompts.has_mask.shape, prompts.labels.shape[:2])
+
+
+def _expect(name: str, shape: Sequence[int], expected: tuple) -> None:
+    fits = len(shape) == len(expected) and all(
+        isinstance(e, str) or s == e for s, e in zip(shape, expected, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(str(e) for e in expected)
+        raise ValueError(f"{name} has shape {tuple(shape)}; expected ({wanted}).")

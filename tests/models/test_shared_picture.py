@@ -159,6 +159,15 @@ def test_a_caller_may_keep_what_is_shared():
     )
 
 
+def test_embeddings_of_another_shape_cannot_be_shared():
+    config = SamConfig.tiny(64)
+    embeddings = np.zeros((1, 5, 4, config.embed_dim), np.float32)
+    with pytest.raises(
+        ValueError, match=r"image_embeddings has shape \(1, 5, 4, .*expected \(B, 4"
+    ):
+        inference.share_pictures(random_params(config), embeddings, config=config)
+
+
 def test_masks_that_are_not_wanted_are_zeros():
     config = SamConfig.tiny(64)
     all_masks, _ = decode_both(config, sam_module.FEWEST_SHARED)
