@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.nano.add_details import with_details
 from benchmarks.nano.average import average
 from benchmarks.nano.enlarge import enlarged
 from benchmarks.nano.prepare import split
+from benchmarks.nano.touching import touching
 from samjax import SamConfig
 from samjax.checkpoint import Model
 from samjax.datasets import decode_mask, open_source, read_picture
@@ -26,7 +28,7 @@ from samjax.models.params import flatten, unflatten
 from samjax.train.run_config import RunConfig, read_toml
 
 ROOT = Path(__file__).parents[1]
-STAGES = sorted((ROOT / "benchmarks/nano").glob("stage*.toml"))
+STAGES = sorted((ROOT / "benchmarks/nano").glob("stage*.toml"), key=lambda path: int(path.stem[5:]))
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
@@ -120,15 +122,18 @@ def test_average_of_two_models():
 
 
 @pytest.mark.parametrize(
-    "plain_share, things_share, marks_share", [(0.0, 0.0, 0.0), (0.6, 0.5, 0.0), (0.6, 0.5, 0.7)]
+    "plain_share, things_share, marks_share, pairs_share",
+    [(0.0, 0.0, 0.0, 0.0), (0.6, 0.5, 0.0, 0.0), (0.6, 0.5, 0.7, 0.0), (0.6, 1.0, 0.7, 1.0)],
 )
-def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share):
+def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share, pairs_share):
     """Every annotation is of its picture's size, and no pixel is in two that no shape holds."""
     rng = np.random.default_rng(0)
     thing = np.zeros((80, 120), np.uint8)
     thing[10:74, 20:100] = 1
     rle = coco.encode(np.asfortranarray(thing))
-    annotation = {"image_id": 1, "iscrowd": 0, "area": int(thing.sum()), "segmentation": rle}
+    annotation = {
+        "image_id": 1, "category_id": 3, "iscrowd": 0, "area": int(thing.sum()), "segmentation": rle
+    }  # fmt: skip
     content = {
         "images": [{"id": 1, "file_name": "a.png"}],
         "annotations": [{**annotation, "bbox": [20, 10, 80, 64]}],
@@ -137,9 +142,9 @@ def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share):
         pixels = rng.integers(0, 256, (80, 120, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     texture = synthetic.texture_of(
-        [tmp_path / "a.png", tmp_path / "b.png"], plain_share=plain_share
+        [tmp_path / "a.png", tmp_path / "b.png"], plain_share=plain_share, muted_share=0.5
     )
-    things = synthetic.things_of(content, tmp_path)
+    things = synthetic.things_of(content, tmp_path, pairs_share=pairs_share)
     path = synthetic.write(tmp_path / "out", 4, 1, texture, things, things_share, marks_share)
     source = open_source(path)
     assert len(source) == 4 and not source.report.counts
@@ -155,6 +160,58 @@ def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share):
         assert masks.sum((1, 2)).tolist() == areas and min(areas) >= synthetic.MIN_AREA
     again = synthetic.write(tmp_path / "again", 4, 1, texture, things, things_share, marks_share)
     assert again.read_text() == path.read_text()
+
+
+def test_two_of_a_kind_stand_side_by_side(tmp_path):
+    """Of one category, on the same ground, the second in front of a part of the first or beside."""
+    pictures = {"a.png": (200, 30, 30), "b.png": (30, 30, 200), "c.png": (30, 200, 30)}
+    mask = np.zeros((90, 120), np.uint8)
+    mask[10:80, 20:100] = 1
+    rle = coco.encode(np.asfortranarray(mask))
+    content: dict = {"images": [], "annotations": []}
+    for number, (name, colour) in enumerate(pictures.items()):
+        Image.fromarray(np.full((90, 120, 3), colour, np.uint8)).save(tmp_path / name)
+        content["images"].append({"id": number, "file_name": name})
+        content["annotations"].append({
+            "image_id": number, "category_id": number // 2, "iscrowd": 0, "area": int(mask.sum()),
+            "segmentation": rle, "bbox": [20, 10, 80, 70],
+        })  # fmt: skip
+    things = synthetic.things_of(content, tmp_path, pairs_share=1.0)
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        (first, share), (second, other) = things(rng, np.array([150.0, 100.0]), 80, (220, 320))
+        one, two = share >= 0.5, other >= 0.5
+        feet = [np.nonzero(x.any(1))[0].max() for x in (one, two)]
+        assert abs(feet[0] - feet[1]) <= 0.1 * 80 + 1
+        assert (one & two).sum() <= 0.45 * min(one.sum(), two.sum())
+        assert (cv2.dilate(one.astype(np.uint8), np.ones((5, 5), np.uint8)) & two).any()
+        # Green stands alone in its category; red and blue may change towards each other.
+        green = [np.argmax(x[m].mean(0)) == 1 for x, m in ((first, one), (second, two))]
+        assert green in ([True, True], [False, False])
+
+
+def test_things_that_touch():
+    def thing(number, columns, category=1, picture=1, crowd=0):
+        mask = np.zeros((100, 200), np.uint8)
+        mask[20:60, columns[0] : columns[1]] = 1
+        rle = coco.encode(np.asfortranarray(mask))
+        return {
+            "id": number, "image_id": picture, "category_id": category, "iscrowd": crowd,
+            "area": int(mask.sum()), "segmentation": rle,
+        }  # fmt: skip
+
+    content = {
+        "categories": "kept",
+        "images": [{"id": 1}, {"id": 2}],
+        "annotations": [
+            thing(1, (0, 40)), thing(2, (43, 80)), thing(3, (120, 160)),  # 1 and 2, and one far off
+            thing(4, (160, 200), category=2), thing(5, (78, 118), crowd=1),
+            thing(6, (80, 90)), thing(7, (0, 40), picture=2),  # too small; another picture
+        ],
+    }  # fmt: skip
+    found = touching(content)
+    assert [annotation["id"] for annotation in found["annotations"]] == [1, 2]
+    assert found["images"] == [{"id": 1}] and found["categories"] == "kept"
 
 
 @pytest.mark.parametrize("name, held_out", [("coco-mix", {7, 27}), ("nuclei", {4, 27})])

@@ -4,15 +4,18 @@
     python -m benchmarks.nano.synthetic --plain 0.6 --things 0.5 --seed 1 --name plain
     python -m benchmarks.nano.synthetic --number 600 --plain 0.6 --things 0.5 --marks 0.7 --seed 2 \
         --name marked
+    python -m benchmarks.nano.synthetic --number 600 --plain 0.7 --muted 0.7 --things 0.8 \
+        --marks 0.7 --pairs 0.7 --seed 3 --name paired
 
 COCO annotates things, and not what they are made of or stand on, with outlines drawn by hand. Here
 every region has a mask: two or three grounds, shapes on them that hide each other, and on some a
 part of another texture. Textures are taken from the training pictures that
 `benchmarks.nano.prepare` lists; with `--plain`, that share of them is drawn instead, as sky, sand,
-water and walls are: a slow change of colour, and a little noise of every size. With `--things`,
-that share of the shapes are things cut out of the training pictures. With `--marks`, that share of
-the grounds has shadows and spots upon it, which belong to the ground. Pictures and `instances.json`
-go to `nano-training/NAME`.
+water and walls are: a slow change of colour, and a little noise of every size; with `--muted`,
+that share of those is nearly grey. With `--things`, that share of the shapes are things cut out of
+the training pictures. With `--marks`, that share of the grounds has shadows and spots upon it, which
+belong to the ground. With `--pairs`, that share of the things has another of its kind at its side,
+which hides a little of it. Pictures and `instances.json` go to `nano-training/NAME`.
 """
 
 import argparse
@@ -32,10 +35,10 @@ MIN_AREA = 100
 """Pixels of a region that is still annotated."""
 
 Texture = Callable[[np.random.Generator, int, int], np.ndarray]
-Things = Callable[
-    [np.random.Generator, np.ndarray, float, tuple[int, int]], tuple[np.ndarray, np.ndarray]
-]
-"""The pixels of a thing and its share of each, from its centre, size and the picture's size."""
+Surface = tuple[np.ndarray, np.ndarray]
+"""The pixels (H, W, 3) of one thing, and its share of each (H, W), in [0, 1]."""
+Things = Callable[[np.random.Generator, np.ndarray, float, tuple[int, int]], list[Surface]]
+"""A thing or two that touch, from the centre, the size and the picture's size."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,14 +48,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="synthetic", help="the folder's, in nano-training")
     parser.add_argument("--plain", type=float, default=0.0, help="share of drawn textures, 0 to 1")
+    parser.add_argument("--muted", type=float, default=0.0, help="share of drawn ones near grey")
     parser.add_argument("--things", type=float, default=0.0, help="share of things among shapes")
     parser.add_argument("--marks", type=float, default=0.0, help="share of grounds with shadows")
+    parser.add_argument("--pairs", type=float, default=0.0, help="share of things that are two")
     args = parser.parse_args(argv)
     content = json.loads((args.folder / "coco-mix-training.json").read_text())
     names = [image["file_name"] for image in content["images"]]
     pictures = args.folder / "data/coco-mix/images"
-    texture = texture_of([pictures / name for name in names], plain_share=args.plain)
-    things = things_of(content, pictures) if args.things else None
+    texture = texture_of(
+        [pictures / name for name in names], plain_share=args.plain, muted_share=args.muted
+    )
+    things = things_of(content, pictures, pairs_share=args.pairs) if args.things else None
     folder = args.folder / args.name
     write(folder, args.number, args.seed, texture, things, args.things, args.marks)
 
@@ -121,24 +128,30 @@ def draw(
         size = float(np.exp(rng.uniform(np.log(24), np.log(260))))
         centre = rng.uniform(0, [width, height])
         if things is not None and rng.random() < things_share:
-            whole = False
-            surface, share = things(rng, centre, 2 * size, (height, width))
-        else:
-            whole = True
-            surface = shaded(rng, texture(rng, height, width))
-            share = shape(rng, centre, size, (height, width))
-        covered = share >= 0.5
-        if covered.sum() < MIN_AREA:
+            for surface, share in things(rng, centre, 2 * size, (height, width)):
+                pixels, masks = with_region(pixels, masks, surface, share)
             continue
-        pixels = mixed(pixels, surface, share)
-        masks = [mask & ~covered for mask in masks]
-        masks.append(covered)
-        if whole and size > 60 and rng.random() < 0.5:
+        surface = shaded(rng, texture(rng, height, width))
+        share = shape(rng, centre, size, (height, width))
+        if (share >= 0.5).sum() < MIN_AREA:
+            continue
+        pixels, masks = with_region(pixels, masks, surface, share)
+        if size > 60 and rng.random() < 0.5:
             moved = centre + rng.uniform(-0.3, 0.3, 2) * size
             part = share * shape(rng, moved, size * rng.uniform(0.3, 0.7), (height, width))
             pixels = mixed(pixels, texture(rng, height, width), part)
             masks.append(part >= 0.5)
     return finished(rng, pixels), [mask for mask in masks if mask.sum() >= MIN_AREA]
+
+
+def with_region(
+    pixels: np.ndarray, masks: list[np.ndarray], surface: np.ndarray, share: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The picture and its masks, with one more region that hides what is under it."""
+    covered = share >= 0.5
+    if covered.sum() < MIN_AREA:
+        return pixels, masks
+    return mixed(pixels, surface, share), [*(mask & ~covered for mask in masks), covered]
 
 
 def grounds(rng: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
@@ -181,15 +194,17 @@ def shape(
     return share.astype(np.float32) / 255
 
 
-def texture_of(pictures: Sequence[Path], *, plain_share: float = 0.0) -> Texture:
+def texture_of(
+    pictures: Sequence[Path], *, plain_share: float = 0.0, muted_share: float = 0.0
+) -> Texture:
     """Crops of these pictures, enlarged to fill what is asked for, with other colours.
 
-    A `plain_share` of them is `plain` instead.
+    A `plain_share` of them is `plain` instead, of which a `muted_share` is nearly grey.
     """
 
     def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         if plain_share and rng.random() < plain_share:
-            return plain(rng, height, width)
+            return plain(rng, height, width, muted=muted_share > 0 and rng.random() < muted_share)
         source = read_image(pictures[int(rng.integers(len(pictures)))])
         side = int(min(source.shape[0], source.shape[1], rng.integers(16, 96)))
         y = int(rng.integers(source.shape[0] - side + 1))
@@ -209,33 +224,67 @@ def texture_of(pictures: Sequence[Path], *, plain_share: float = 0.0) -> Texture
     return texture
 
 
-def things_of(content: dict, pictures: Path) -> Things:
-    """Things of this COCO file, whole and large enough to show their outline."""
+def things_of(content: dict, pictures: Path, *, pairs_share: float = 0.0) -> Things:
+    """Things of this COCO file, whole and large enough to show their outline.
+
+    A `pairs_share` of them are two of one category, of much the same height, on the same ground
+    and of colours more or less alike; the second, in front, covers up to a third of the first.
+    """
     files = {image["id"]: image["file_name"] for image in content["images"]}
     chosen = [a for a in content["annotations"] if a["area"] >= 4_000 and not a["iscrowd"]]
+    kinds: dict[int, list[dict]] = {}
+    for annotation in chosen:
+        kinds.setdefault(annotation["category_id"], []).append(annotation)
 
-    def thing(
-        rng: np.random.Generator, centre: np.ndarray, size: float, canvas: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        annotation = chosen[int(rng.integers(len(chosen)))]
+    def placed(annotation: dict, rng: np.random.Generator, foot: np.ndarray, scale: float,
+               canvas: tuple[int, int]) -> Surface:  # fmt: skip
+        """With the middle of its lower edge at `foot`."""
         image = read_image(pictures / files[annotation["image_id"]]).astype(np.float32)
         mask = coco.decode(annotation["segmentation"]).astype(np.float32)
         x, y, width, height = annotation["bbox"]
-        scale = min(size / max(width, height), 1.5)
         mirrored = -1 if rng.random() < 0.5 else 1
-        middle = np.array([x + width / 2, y + height / 2])
         turn = np.array([[mirrored * scale, 0], [0, scale]])
-        affine = np.column_stack([turn, centre - turn @ middle])
+        affine = np.column_stack([turn, foot - turn @ np.array([x + width / 2, y + height])])
         surface = cv2.warpAffine(image, affine, canvas[::-1], flags=cv2.INTER_LINEAR)
-        share = cv2.warpAffine(mask, affine, canvas[::-1], flags=cv2.INTER_LINEAR)
-        return surface, share
+        return surface, cv2.warpAffine(mask, affine, canvas[::-1], flags=cv2.INTER_LINEAR)
+
+    def thing(
+        rng: np.random.Generator, centre: np.ndarray, size: float, canvas: tuple[int, int]
+    ) -> list[Surface]:
+        annotation = chosen[int(rng.integers(len(chosen)))]
+        width, height = annotation["bbox"][2:]
+        scale = min(size / max(width, height), 1.5)
+        foot = centre + [0, scale * height / 2]
+        first = placed(annotation, rng, foot, scale, canvas)
+        if not pairs_share or rng.random() >= pairs_share:
+            return [first]
+        same = kinds[annotation["category_id"]]
+        other = same[int(rng.integers(len(same)))]
+        other_scale = scale * height / other["bbox"][3] * float(rng.uniform(0.8, 1.25))
+        if other_scale > 2:
+            return [first]
+        apart = (scale * width + other_scale * other["bbox"][2]) / 2 * rng.uniform(0.65, 1.0)
+        step = [apart if rng.random() < 0.5 else -apart, rng.uniform(-0.02, 0.08) * size]
+        second = placed(other, rng, foot + step, other_scale, canvas)
+        return [first, alike(rng, second, first)]
 
     return thing
 
 
-def plain(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def alike(rng: np.random.Generator, changed: Surface, model: Surface) -> Surface:
+    """With its mean colour moved towards the other's by a random part of the way."""
+    inside, wanted = changed[1] >= 0.5, model[1] >= 0.5
+    if not (inside.any() and wanted.any()):
+        return changed
+    difference = model[0][wanted].mean(0) - changed[0][inside].mean(0)
+    return changed[0] + np.float32(rng.uniform()) * difference, changed[1]
+
+
+def plain(rng: np.random.Generator, height: int, width: int, *, muted: bool = False) -> np.ndarray:
     """One colour that changes slowly towards another, with noise of every size upon it."""
     first = rng.uniform(30, 225, 3)
+    if muted:
+        first = first.mean() + (first - first.mean()) * rng.uniform(0, 0.4)
     other = np.clip(first + rng.normal(scale=25, size=3), 0, 255)
     share = blurred_noise(rng, (2, 2), height, width)[..., None]
     pixels = first + (other - first) * share
