@@ -13,9 +13,9 @@ part of another texture. Textures are taken from the training pictures that
 `benchmarks.nano.prepare` lists; with `--plain`, that share of them is drawn instead, as sky, sand,
 water and walls are: a slow change of colour, and a little noise of every size; with `--muted`,
 that share of those is nearly grey. With `--things`, that share of the shapes are things cut out of
-the training pictures. With `--marks`, that share of the grounds has shadows and spots upon it, which
-belong to the ground. With `--pairs`, that share of the things has another of its kind at its side,
-which hides a little of it. Pictures and `instances.json` go to `nano-training/NAME`.
+the training pictures. With `--marks`, that share of the grounds has shadows and spots upon it,
+which belong to the ground. With `--pairs`, that share of the things has another of its kind at its
+side, which hides a little of it. Pictures and `instances.json` go to `nano-training/NAME`.
 """
 
 import argparse
