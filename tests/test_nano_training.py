@@ -11,7 +11,7 @@ from flax import nnx
 from PIL import Image
 from pycocotools import mask as coco
 
-from benchmarks.nano import synthetic
+from benchmarks.nano import surfaces, synthetic
 from benchmarks.nano.add_details import with_details
 from benchmarks.nano.average import average
 from benchmarks.nano.enlarge import enlarged
@@ -141,10 +141,10 @@ def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share, pa
     for name in "ab":
         pixels = rng.integers(0, 256, (80, 120, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    texture = synthetic.texture_of(
+    texture = surfaces.texture_of(
         [tmp_path / "a.png", tmp_path / "b.png"], plain_share=plain_share, muted_share=0.5
     )
-    things = synthetic.things_of(content, tmp_path, pairs_share=pairs_share)
+    things = surfaces.things_of(content, tmp_path, pairs_share=pairs_share)
     path = synthetic.write(tmp_path / "out", 4, 1, texture, things, things_share, marks_share)
     source = open_source(path)
     assert len(source) == 4 and not source.report.counts
@@ -176,7 +176,7 @@ def test_two_of_a_kind_stand_side_by_side(tmp_path):
             "image_id": number, "category_id": number // 2, "iscrowd": 0, "area": int(mask.sum()),
             "segmentation": rle, "bbox": [20, 10, 80, 70],
         })  # fmt: skip
-    things = synthetic.things_of(content, tmp_path, pairs_share=1.0)
+    things = surfaces.things_of(content, tmp_path, pairs_share=1.0)
     for seed in range(12):
         rng = np.random.default_rng(seed)
         (first, share), (second, other) = things(rng, np.array([150.0, 100.0]), 80, (220, 320))
