@@ -18,15 +18,16 @@ from jaxtyping import Array, Float
 from samjax import upscaler
 from samjax.models import Sam, SamConfig
 from samjax.models.architecture import abstract_model, config_from_params
+from samjax.models.initialization import random_params
 from samjax.models.params import Params
 from samjax.models.shared_picture import SharedPicture
-from samjax.platforms import platform_dependent
+from samjax.platforms import lowered_for, platform_dependent, platform_of
 from samjax.types import HqEmbeddings, Predictions, Prompts
 
 
 def init_params(config: SamConfig, seed: int = 0) -> Params:
     """Random parameters, for training from the start and for tests."""
-    return jax.jit(_init, static_argnums=0)(config, jax.random.key(seed))
+    return random_params(Sam, config, jax.random.key(seed))
 
 
 def bind(config: SamConfig, params: Params) -> Sam:
@@ -49,7 +50,7 @@ def encode_images(
             f"images have shape {tuple(images.shape)}; this model takes (B, {size}, {size}, 3): "
             "resize the longest side, normalize and pad (samjax.transforms)."
         )
-    return _encode(config, params, images)
+    return _encode(config, platform_of(params, images), params, images)
 
 
 def share_pictures(
@@ -73,7 +74,7 @@ def share_pictures(
     on_cpu = {device.platform for device in leaf.devices()} == {"cpu"}
     if config.dtype != "float32" or not on_cpu or _spread(image_embeddings) is not None:
         return None
-    return _share(config, params, image_embeddings)
+    return _share(config, platform_of(params, image_embeddings), params, image_embeddings)
 
 
 def decode_masks(
@@ -112,8 +113,8 @@ def decode_masks(
             )
     least = None if least_iou is None else np.float32(least_iou)
     return _decode(
-        config, hq_token_only, params, image_embeddings, prompts, least, shared,
-        spread=_spread(image_embeddings),
+        config, hq_token_only, platform_of(params, image_embeddings, prompts), params,
+        image_embeddings, prompts, least, shared, spread=_spread(image_embeddings),
     )  # fmt: skip
 
 
@@ -145,33 +146,35 @@ def _graphdef(config: SamConfig) -> nnx.GraphDef:
     return nnx.split(abstract_model(config))[0]
 
 
-def _init(config: SamConfig, key: Array) -> Params:
-    return nnx.to_pure_dict(nnx.split(Sam(config, rngs=nnx.Rngs(params=key)))[1])
-
-
 def _precision(config: SamConfig):
     """float32 means float32: TPUs and recent GPUs would otherwise round the factors."""
     return jax.default_matmul_precision("highest" if config.dtype == "float32" else "default")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(config: SamConfig, params: Params, images: Array) -> Array | HqEmbeddings:
-    with _precision(config):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(
+    config: SamConfig, platform: str | None, params: Params, images: Array
+) -> Array | HqEmbeddings:
+    with lowered_for(platform), _precision(config):
         return bind(config, params).encode(images)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _share(
-    config: SamConfig, params: Params, image_embeddings: Array | HqEmbeddings
+    config: SamConfig,
+    platform: str | None,
+    params: Params,
+    image_embeddings: Array | HqEmbeddings,
 ) -> SharedPicture:
-    with _precision(config):
+    with lowered_for(platform), _precision(config):
         return for_each_picture(bind(config, params).share, image_embeddings)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="spread")
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="spread")
 def _decode(
     config: SamConfig,
     hq_token_only: bool,
+    platform: str | None,
     params: Params,
     image_embeddings: Array | HqEmbeddings,
     prompts: Prompts,
@@ -180,7 +183,7 @@ def _decode(
     *,
     spread: NamedSharding | None = None,
 ) -> Predictions:
-    with _precision(config):
+    with lowered_for(platform), _precision(config):
         model = bind(config, params)
         return for_each_picture(
             lambda embedding, prompts, shared: model.decode(

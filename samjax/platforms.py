@@ -1,13 +1,15 @@
 """Two programs for the same thing, of which the platform's is compiled."""
 
+import contextlib
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 _for_cpu: contextvars.ContextVar[bool | None] = contextvars.ContextVar("for_cpu", default=None)
-"""Inside of which branch the code is being traced; None outside of any."""
+"""For which platform the code is being traced: the branch it is in, or what `lowered_for` said;
+None where it may be lowered for any."""
 
 
 def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
@@ -33,3 +35,37 @@ def _within(for_cpu: bool, function: Callable[..., Any]) -> Callable[..., Any]:
             _for_cpu.reset(before)
 
     return traced
+
+
+@contextlib.contextmanager
+def lowered_for(platform: str | None) -> Iterator[None]:
+    """Of `platform_dependent` only that platform's branch is traced; None changes nothing.
+
+    For a function under `jax.jit` that has `platform` among its static arguments, so that what was
+    traced for one platform is not taken for another.
+    """
+    if platform is None:
+        yield
+        return
+    before = _for_cpu.set(platform == "cpu")
+    try:
+        yield
+    finally:
+        _for_cpu.reset(before)
+
+
+def platform_of(*arguments: Any) -> str | None:
+    """The platform on which a compiled function runs that is called with these arrays, for
+    `lowered_for`: "cpu", "cuda", "tpu" and so on. None while one of them is being traced, since
+    the caller's program may be lowered for any.
+    """
+    leaves = jax.tree.leaves(arguments)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array) and leaf.committed:
+            return next(iter(leaf.devices())).platform
+    default = jax.config.jax_default_device
+    if default is None:
+        return jax.default_backend()
+    return default if isinstance(default, str) else default.platform

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from samjax.model import Placement, cast_params, place_params
 from samjax.models.config import Dtype
+from samjax.models.initialization import random_params
 from samjax.models.params import Params
 from samjax.models.yolo import Yolo, YoloConfig, YoloOutputs, decode_boxes
 
@@ -61,16 +62,12 @@ class YoloModel:
 
 def init_params(config: YoloConfig, seed: int = 0) -> Params:
     """Random parameters, for training from the start and for tests."""
-    return jax.jit(_init, static_argnums=0)(config, jax.random.key(seed))
+    return random_params(Yolo, config, jax.random.key(seed))
 
 
 def abstract_params(config: YoloConfig) -> Params:
     """Shapes and types of the parameters, without any memory."""
-    return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
-
-
-def _init(config: YoloConfig, key: Array) -> Params:
-    return nnx.to_pure_dict(nnx.split(Yolo(config, rngs=nnx.Rngs(key)))[1])
+    return jax.eval_shape(functools.partial(random_params, Yolo, config), jax.random.key(0))
 
 
 @functools.cache

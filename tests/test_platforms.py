@@ -1,12 +1,15 @@
 """Choices of a program within choices of a program."""
 
+import functools
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from samjax.platforms import platform_dependent
+from samjax import SamConfig, inference
+from samjax.platforms import lowered_for, platform_dependent, platform_of
 
 
 @pytest.fixture
@@ -57,3 +60,55 @@ def test_after_an_error_in_a_branch_both_are_traced_again(nested, traced):
         jax.jit(lambda x: platform_dependent(x, cpu=fails, default=fails))(1.0)
     jax.jit(nested)(1.0)
     assert len(traced) == 6
+
+
+@pytest.mark.parametrize("platform, said", [("cpu", 112.0), ("cuda", 223.0), (None, 112.0)])
+def test_where_the_platform_is_known_its_programs_alone_are_traced(nested, traced, platform, said):
+    @functools.partial(jax.jit, static_argnums=0)
+    def function(platform, x):
+        with lowered_for(platform):
+            return nested(x)
+
+    assert function(platform, 1.0) == said
+    assert len(traced) == (6 if platform is None else 3)
+    assert function("cpu", 1.0) == 112.0  # what was traced for another is not taken
+    traced.clear()
+    jax.jit(nested)(1.0)
+    assert len(traced) == 6
+
+
+def test_a_platform_is_known_outside_of_a_trace_alone():
+    seen = []
+
+    @jax.jit
+    def inside(x, y):
+        seen.append(platform_of({"x": x}, np.ones(3)))
+        return x + y
+
+    inside(1.0, 2.0)
+    jax.vmap(lambda x: seen.append(platform_of(x)))(jnp.ones(2))
+    assert seen == [None, None]
+    device = jax.devices()[0]
+    for given in (np.ones(3), jnp.ones(3), jax.device_put(np.ones(3), device), {}):
+        assert platform_of({"a": [given]}) == "cpu"
+    for default in (device, "cpu"):
+        with jax.default_device(default):
+            assert platform_of(np.ones(3)) == "cpu"
+
+
+def test_what_runs_here_is_traced_for_here_and_what_is_exported_for_anywhere(monkeypatch):
+    """Encoder and decoder of a call have no branch for other platforms in them; those of a
+    caller's own program do."""
+    config = SamConfig.tiny(128, decoder_depth=1)
+    params = inference.init_params(config)
+    images = np.zeros((1, 128, 128, 3), np.float32)
+    asked = []
+    choose = jax.lax.platform_dependent
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, **kw: asked.append(1) or choose(*args, **kw)
+    )
+    here = inference.encode_images(params, images, config=config)
+    assert not asked
+    mine = jax.jit(lambda images: inference.encode_images(params, images, config=config))
+    np.testing.assert_allclose(mine(images), here, rtol=0, atol=1e-5 * float(jnp.abs(here).max()))
+    assert asked

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from samjax.models.config import SamConfig
 from samjax.models.params import Params
+from samjax.platforms import lowered_for, platform_of
 from samjax.train.config import TrainConfig
 from samjax.train.gradients import Batch, batch_gradients, check_batch
 from samjax.train.optimizer import learning_rate_schedule, make_optimizer
@@ -89,12 +90,15 @@ def train_step(config: SamConfig, train: TrainConfig) -> Step:
     the model or `train`.
     """
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, frozen: Leaves, batch: Batch) -> tuple[TrainState, Metrics]:
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def update(
+        platform: str | None, state: TrainState, frozen: Leaves, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        gradients, means, objects = batch_gradients(
-            config, train, state.trained, frozen, batch, key
-        )
+        with lowered_for(platform):
+            gradients, means, objects = batch_gradients(
+                config, train, state.trained, frozen, batch, key
+            )
         optimizer = make_optimizer(train, state.trained)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
@@ -111,7 +115,8 @@ def train_step(config: SamConfig, train: TrainConfig) -> Step:
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         check_batch(config, train, batch)
-        after, metrics = update(state._replace(frozen={}), state.frozen, batch)
+        platform = platform_of(state, batch)
+        after, metrics = update(platform, state._replace(frozen={}), state.frozen, batch)
         return after._replace(frozen=state.frozen), metrics
 
     return step
