@@ -65,7 +65,7 @@ def platform_of(*arguments: Any) -> str | None:
     for leaf in leaves:
         if isinstance(leaf, jax.Array) and leaf.committed:
             return next(iter(leaf.devices())).platform
-    default = jax.config.jax_default_device
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
     if default is None:
         return jax.default_backend()
     return default if isinstance(default, str) else default.platform

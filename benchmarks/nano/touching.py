@@ -46,7 +46,7 @@ def touching(content: dict) -> dict:
         if len(things) < 2:
             continue
         wide = np.ones((NEAR, NEAR), np.uint8)
-        grown = [cv2.dilate(coco.decode(thing["segmentation"]), wide) for thing in things]
+        grown = [cv2.dilate(coco.decode(thing["segmentation"]), wide) > 0 for thing in things]
         for (one, a), (other, b) in combinations(zip(things, grown, strict=True), 2):
             # A border in common of a fifth of the smaller one's side, not a corner.
             side = min(one["area"], other["area"]) ** 0.5
