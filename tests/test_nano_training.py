@@ -56,6 +56,7 @@ def test_stages_follow_each_other():
     ]
 
 
+@pytest.mark.slow  # compiles two of the whole backbone
 def test_fine_features_change_nothing_at_first():
     config = SamConfig.nano(
         64, decoder_mlp_width=32, image_encoder=EfficientNetLiteConfig(image_size=64)
@@ -72,6 +73,7 @@ def test_fine_features_change_nothing_at_first():
         with_details(Model({}, SamConfig.tiny()))
 
 
+@pytest.mark.slow  # compiles two of the whole backbone
 def test_an_enlarged_model_starts_with_the_mean_of_four_cells():
     """Before the blocks of the neck; the coarsest features are smoothed in another order."""
     encoder = EfficientNetLiteConfig(image_size=64, detail_strides=(2, 4), neck_depth=1)

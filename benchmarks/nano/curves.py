@@ -16,7 +16,8 @@ PICTURE = Path(__file__).parents[2] / "docs/nano-curves.png"
 
 
 def main() -> None:
-    stages = sorted(path for path in OUTPUT.glob("stage*") if (path / LOG).exists())
+    folders = (path for path in OUTPUT.glob("stage*") if (path / LOG).exists())
+    stages = sorted(folders, key=lambda path: int(path.name.removeprefix("stage")))
     joined = [join(stages, name, RESULTS / f"nano_{name}") for name in (LOG, EVALUATIONS)]
     draw_curves(PICTURE, *joined)
     print(PICTURE)
