@@ -112,3 +112,14 @@ def test_what_runs_here_is_traced_for_here_and_what_is_exported_for_anywhere(mon
     mine = jax.jit(lambda images: inference.encode_images(params, images, config=config))
     np.testing.assert_allclose(mine(images), here, rtol=0, atol=1e-5 * float(jnp.abs(here).max()))
     assert asked
+
+
+def test_random_parameters_within_a_callers_program():
+    """Which has options of its own for XLA; the numbers are the same but for rounding."""
+    config = SamConfig.tiny(128, decoder_depth=1)
+    alone = inference.init_params(config, seed=3)
+    within = jax.jit(lambda: inference.init_params(config, seed=3)["prompt_encoder"])()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
+        within, alone["prompt_encoder"],
+    )  # fmt: skip
