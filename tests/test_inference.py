@@ -344,7 +344,7 @@ for ours, theirs in zip(found, alone):
     assert len(ours.addressable_shards) == 2 and ours.addressable_shards[0].data.shape[0] == 2
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
 program = inference._decode.lower(
-    config, False, everywhere, spread, some, None, spread=inference._spread(spread)
+    config, False, "cpu", everywhere, spread, some, None, spread=inference._spread(spread)
 ).compile()
 assert not any(word in program.as_text() for word in ("all-gather", "all-reduce", "all-to-all"))
 print("each its own")
