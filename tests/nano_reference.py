@@ -1,8 +1,12 @@
-"""The public backbone in torch with random arrays, to compare nano's image encoder with."""
+"""The public backbone in torch with random arrays, and nano's own, to compare the two."""
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
+from flax import nnx
 from torch import nn
+
+from quick import jit
+from samjax.models import ImageEncoderEfficientNetLite
 
 
 def random_backbone(number: int, image_size: int, seed: int) -> nn.Module:
@@ -20,3 +24,10 @@ def random_backbone(number: int, image_size: int, seed: int) -> nn.Module:
             else:
                 x.copy_((1.0 if name.endswith("weight") else 0.0) + 0.1 * noise)
     return model.eval()
+
+
+def backbone_features(cfg, arrays, images):
+    """What nano's backbone makes of pictures with `arrays`."""
+    encoder = nnx.eval_shape(lambda: ImageEncoderEfficientNetLite(cfg, rngs=nnx.Rngs(0)))
+    graphdef = nnx.split(encoder.backbone)[0]
+    return jit(lambda arrays, images: nnx.merge(graphdef, arrays)(images))(arrays, images)

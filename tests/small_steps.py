@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from quick import jit
 from samjax import SamConfig
 from samjax.train.config import TrainConfig
 from samjax.train.gradients import Batch, batch_gradients
@@ -52,7 +53,7 @@ def close(a, b, relative=1e-5):
 
 def gradients_of(params, train, batch, seed=3):
     split = split_params(params, CONFIG, train, jax.random.key(9))
-    function = jax.jit(
+    function = jit(
         lambda trained, batch: batch_gradients(
             CONFIG, train, trained, split.frozen, batch, jax.random.key(seed)
         )

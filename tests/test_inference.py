@@ -9,6 +9,7 @@ import pytest
 from jax import export
 
 from devices import run_on_devices
+from quick import jit
 from samjax import Model, SamConfig, inference, prompts
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten
@@ -64,6 +65,7 @@ def close(a, b, relative=2e-5):
         np.testing.assert_allclose(x, y, rtol=0, atol=relative * np.abs(np.asarray(y)).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_masks", [False, True])
 def test_jit_equals_eager(params, images, with_masks):
     some = some_prompts(1, with_masks)
@@ -135,7 +137,7 @@ def test_padding_takes_part_in_no_attention(params, embeddings):
         )
         return masks.sum() + ious.sum()
 
-    gradient = np.abs(jax.grad(total)(jnp.asarray(some.coords))).sum(-1)
+    gradient = np.abs(jit(jax.grad(total))(jnp.asarray(some.coords))).sum(-1)
     no_position = (some.labels == PointLabel.PADDING) | (some.labels == PointLabel.NOT_A_POINT)
     assert (gradient[no_position] == 0).all()
     assert (gradient[~no_position] > 0).all()
@@ -156,50 +158,47 @@ def test_prompts_without_a_mask_ignore_what_stands_there(params, embeddings):
     close(jax.tree.map(lambda x: x[:, 1:3], masked), jax.tree.map(lambda x: x[:, 1:3], plain))
 
 
-def loss(params, images, some):
-    masks, ious = inference.bind(CONFIG, params)(images, some)
-    return jnp.mean(jnp.tanh(masks / 10)) + jnp.mean(ious**2)
-
-
-def test_gradients_reach_every_parameter(params, images):
-    """Every embedding, every head: so all kinds of prompt are in the batch."""
-    some = some_prompts(2, with_masks=True)
-    gradient = jax.jit(jax.grad(loss))(params, images[:2], some)
-    silent = [name for name, g in flatten(gradient).items() if not np.abs(g).max() > 0]
-    # A key's bias shifts all logits of a query alike, and softmax does not see it.
-    assert [name for name in silent if not name.endswith("k_proj.bias")] == []
-
-
-def test_gradients_agree_with_finite_differences(params, images):
-    """Along random directions, in each of the three parts, in double precision."""
+@pytest.fixture(scope="module")
+def wide(params, images):
+    """Parameters in double precision, a loss of all kinds of prompts, its value and gradient."""
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
         some = some_prompts(1, with_masks=True)
         some = some._replace(coords=some.coords.astype(float))
         config = CONFIG.replace(dtype="float64")
 
-        def wide_loss(params):
+        def loss(params):
             masks, ious = inference.bind(config, params)(jnp.asarray(images[:1]), some)
             return jnp.mean(jnp.tanh(masks / 10)) + jnp.mean(ious**2)
 
-        value_and_gradient = jax.jit(jax.value_and_grad(wide_loss))
-        _, gradient = value_and_gradient(wide)
-        rng = np.random.default_rng(0)
-        for part in ("image_encoder", "prompt_encoder", "mask_decoder"):
-            direction = jax.tree.map(jnp.zeros_like, wide)
-            direction[part] = jax.tree.map(
-                lambda x: jnp.asarray(rng.normal(size=x.shape)), wide[part]
-            )
-            step = 1e-7
-            ahead, behind = (
-                value_and_gradient(jax.tree.map(lambda x, d, s=s: x + s * d, wide, direction))[0]
-                for s in (step, -step)
-            )
-            slope = sum(
-                float(jnp.vdot(g, d))
-                for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-            )
-            np.testing.assert_allclose((ahead - behind) / (2 * step), slope, rtol=1e-4)
+        params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+        value_and_gradient = jit(jax.value_and_grad(loss))
+        return params, value_and_gradient, value_and_gradient(params)[1]
+
+
+def test_gradients_reach_every_parameter(wide):
+    """Every embedding, every head."""
+    silent = [name for name, g in flatten(wide[2]).items() if not np.abs(g).max() > 1e-12]
+    # A key's bias shifts all logits of a query alike, and softmax does not see it.
+    assert [name for name in silent if not name.endswith("k_proj.bias")] == []
+
+
+def test_gradients_agree_with_finite_differences(wide):
+    """Along random directions, in each of the three parts, in double precision."""
+    params, value_and_gradient, gradient = wide
+    rng, step = np.random.default_rng(0), 1e-7
+
+    def moved(direction, by):
+        return jax.tree.map(lambda x, d: x + by * d, params, direction)
+
+    for part in ("image_encoder", "prompt_encoder", "mask_decoder"):
+        direction = jax.tree.map(np.zeros_like, params)
+        direction[part] = jax.tree.map(lambda x: rng.normal(size=x.shape), params[part])
+        with jax.enable_x64(True):
+            ahead = float(value_and_gradient(moved(direction, step))[0])
+            behind = float(value_and_gradient(moved(direction, -step))[0])
+        pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+        slope = sum(np.vdot(g, d) for g, d in pairs)
+        np.testing.assert_allclose((ahead - behind) / (2 * step), slope, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

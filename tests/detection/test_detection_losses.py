@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.ops import complete_box_iou_loss
 
+from quick import jit
 from samjax.detection import losses
 from samjax.detection.losses import Truth, complete_iou, detection_loss
 from samjax.models.yolo import YoloOutputs, anchor_points
@@ -125,7 +126,7 @@ def test_gradients_go_downhill(perfect):
         lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), outputs
     )  # fmt: skip
 
-    @jax.jit
+    @jit
     def down(outputs):
         value, gradient = jax.value_and_grad(
             lambda outputs: detection_loss(outputs, truth, SIDE, SIDE).total

@@ -9,7 +9,9 @@ import torch
 from flax import nnx
 
 from benchmarks.nano_in_torch import TorchEncoder, features
-from nano_reference import random_backbone
+from nano_reference import backbone_features, random_backbone
+from quick import jit
+from random_model import random_module
 from samjax import SamAutomaticMaskGenerator, SamPredictor, inference
 from samjax.checkpoint import Model, load, save_checkpoint
 from samjax.convert.efficientnet_lite import backbone_from_state_dict
@@ -23,7 +25,10 @@ VARIANTS = {
     1: EfficientNetLiteConfig.lite1,
     2: EfficientNetLiteConfig.lite2,
 }
-SMALL = SamConfig.nano(128, decoder_mlp_width=64)
+SHALLOW = EfficientNetLiteConfig.lite0(
+    image_size=128, stage_depths=(1, 2, 1, 1, 1, 1, 1), output_stride=16, detail_strides=(2, 4, 8)
+)
+SMALL = SamConfig.nano(image_encoder=SHALLOW, decoder_mlp_width=64)
 
 
 def close(ours, theirs, relative):
@@ -42,20 +47,6 @@ def to_torch(images):
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
-def encoder_with(backbone, cfg, seed=0):
-    """The encoder with this backbone, its graph and its arrays as a nested dict."""
-    encoder = ImageEncoderEfficientNetLite(cfg, rngs=nnx.Rngs(seed))
-    graphdef, state = nnx.split(encoder)
-    return graphdef, {**nnx.to_pure_dict(state), "backbone": backbone}
-
-
-def random_pair(number, size, seed=0):
-    reference = random_backbone(number, size, seed)
-    cfg = VARIANTS[number](image_size=size)
-    backbone = backbone_from_state_dict(reference.state_dict(), cfg)
-    return reference, *encoder_with(backbone, cfg), cfg
-
-
 @pytest.fixture(scope="module")
 def small_model():
     return Model(inference.init_params(SMALL, 0), SMALL)
@@ -63,10 +54,10 @@ def small_model():
 
 @pytest.mark.parametrize("number, size", [(0, 64), (0, 96), (1, 64), (2, 64)])
 def test_features_at_random_weights(number, size):
-    reference, graphdef, params, cfg = random_pair(number, size)
+    reference = random_backbone(number, size, seed=0)
+    cfg = VARIANTS[number](image_size=size)
     images = pictures(size, batch=2)
-    encoder = nnx.merge(graphdef, params)
-    found = jax.jit(encoder.backbone)(images)
+    found = backbone_features(cfg, backbone_from_state_dict(reference.state_dict(), cfg), images)
     with torch.no_grad():
         expected = features(reference, to_torch(images))
     assert [x.shape[1] for x in found] == [size // s for s in (2, 4, 8, 16, 32)]
@@ -107,7 +98,8 @@ def test_the_whole_encoder_and_its_gradients(output_stride, detail_strides):
         neck_mlp_width=48, detail_strides=detail_strides,
     )  # fmt: skip
     backbone = backbone_from_state_dict(reference.state_dict(), cfg)
-    graphdef, params = encoder_with(backbone, cfg)
+    graphdef, params = random_module(ImageEncoderEfficientNetLite, cfg)
+    params["backbone"] = backbone
     for i, detail in params["neck"].get("details", {}).items():
         assert not detail["kernel"].any()
         detail["kernel"] = 0.1 * jax.random.normal(jax.random.key(i), detail["kernel"].shape)
@@ -120,9 +112,7 @@ def test_the_whole_encoder_and_its_gradients(output_stride, detail_strides):
         embeddings = nnx.merge(graphdef, params)(images)
         return (embeddings * weights).sum(), embeddings
 
-    (gradients, image_gradient), ours = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(
-        params, images
-    )
+    (gradients, image_gradient), ours = jit(jax.grad(loss, (0, 1), has_aux=True))(params, images)
     inputs = to_torch(images).requires_grad_()
     theirs = model(inputs)
     (theirs * to_torch(weights)).sum().backward()
@@ -160,20 +150,21 @@ def test_the_embedding_starts_small(small_model):
     np.testing.assert_allclose(np.asarray(embeddings).std(axis=-1), 0.1, rtol=0.01)
 
 
-def test_compiled_or_not_alone_or_in_a_batch():
-    _, graphdef, params, _ = random_pair(0, 64)
-    encoder = nnx.merge(graphdef, params)
-    images = jnp.asarray(pictures(64, batch=3))
-    compiled = jax.jit(encoder)(images)
-    largest = np.abs(compiled).max()
-    np.testing.assert_allclose(encoder(images[1:2]), compiled[1:2], rtol=0, atol=1e-5 * largest)
+@pytest.mark.parametrize("compiler", [jit, pytest.param(lambda f: f, marks=pytest.mark.slow)])
+def test_compiled_or_not_alone_or_in_a_batch(small_model, compiler):
+    images = pictures(128, batch=3)
+    batch = inference.encode_images(small_model.params, images, config=SMALL)
+    encoder = inference.bind(SMALL, small_model.params).image_encoder
+    alone = compiler(encoder)(jnp.asarray(images[1:2]))
+    largest = np.abs(batch).max()
+    np.testing.assert_allclose(alone, batch[1:2], rtol=0, atol=1e-5 * largest)
 
 
-def test_bfloat16():
-    _, graphdef, params, cfg = random_pair(0, 64)
-    exact = nnx.merge(graphdef, params)(jnp.asarray(pictures(64)))
-    half = ImageEncoderEfficientNetLite(cfg, dtype="bfloat16", rngs=nnx.Rngs(0))
-    rounded = nnx.merge(nnx.split(half)[0], params)(jnp.asarray(pictures(64)))
+def test_bfloat16(small_model):
+    images = pictures(128)
+    exact = inference.encode_images(small_model.params, images, config=SMALL)
+    config = SMALL.replace(dtype="bfloat16")
+    rounded = inference.encode_images(small_model.params, images, config=config)
     assert rounded.dtype == jnp.float32
     error = np.asarray(rounded - exact)
     assert 0 < error.std() < 0.05 * np.asarray(exact).std()

@@ -2,13 +2,13 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import hq_reference
 from hq_reference import channels_last, close
+from quick import jit
 from reference import random_reference
 from samjax import inference
 from samjax.checkpoint import Model
@@ -41,7 +41,7 @@ def images():
 def ours(pair, images):
     """Early features, and what decoding takes, in one program."""
 
-    @jax.jit
+    @jit
     def encode(params, images):
         sam = inference.bind(CONFIG, params)
         return sam.image_encoder.with_early_features(images)[1], sam.encode(images)
@@ -53,7 +53,7 @@ def ours(pair, images):
 def decode(pair, clicks):
     """Predictions with the HQ token added to the chosen mask, and with it alone."""
 
-    @jax.jit
+    @jit
     def both(params, encoded):
         return [
             inference.decode_masks(params, encoded, clicks, config=CONFIG, hq_token_only=only)

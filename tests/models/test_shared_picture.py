@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from quick import jit
+from random_model import random_module, random_params
 from samjax import inference
 from samjax.models import SamConfig
 from samjax.models import sam as sam_module
-from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten, unflatten
 from samjax.models.shared_picture import attend, product, share_picture
 from samjax.models.transformer import TwoWayTransformer
@@ -25,13 +26,12 @@ def random_numbers(shape, seed, scale=1.0):
     return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def transformer(request):
     """With biases and norms that are no zeros and ones."""
     config = SamConfig.vit_b().replace(decoder_depth=request.param)
-    module = TwoWayTransformer(config, rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(module)
-    leaves = flatten(nnx.to_pure_dict(state))
+    graphdef, params = random_module(TwoWayTransformer, config)
+    leaves = flatten(params)
     for seed, (name, x) in enumerate(sorted(leaves.items())):
         if x.ndim == 1:
             leaves[name] = x + random_numbers(x.shape, seed, 0.3)
@@ -63,7 +63,7 @@ def sides():
 
 def test_it_is_the_transformer(transformer, sides):
     with jax.default_matmul_precision("highest"):
-        found, expected = (jax.jit(f)(*sides) for f in shared_and_plain(transformer))
+        found, expected = (jit(f)(*sides) for f in shared_and_plain(transformer))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * np.abs(other).max())
 
@@ -73,7 +73,7 @@ def test_it_has_the_same_gradients(transformer, sides):
         def loss(*sides):
             return sum(jnp.sum(jnp.sin(x)) for x in function(*sides))
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+        return jit(jax.grad(loss, argnums=(0, 1, 2)))
 
     with jax.default_matmul_precision("highest"):
         found, expected = (gradients(f)(*sides) for f in shared_and_plain(transformer))
@@ -87,18 +87,10 @@ def test_large_activations_keep_their_digits(transformer, sides):
     image, image_pe, tokens = sides
     with jax.default_matmul_precision("highest"):
         found, expected = (
-            jax.jit(f)(100.0 * image + 50.0, image_pe, tokens)
-            for f in shared_and_plain(transformer)
+            jit(f)(100.0 * image + 50.0, image_pe, tokens) for f in shared_and_plain(transformer)
         )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
-
-
-def random_params(config):
-    leaves = flatten(abstract_params(config))
-    return unflatten(
-        {n: random_numbers(x.shape, i, 0.2) for i, (n, x) in enumerate(sorted(leaves.items()))}
-    )
 
 
 def clicks(number):
@@ -186,8 +178,7 @@ def test_masks_that_are_not_wanted_are_zeros():
 def test_no_prompt_has_a_picture_of_its_own():
     """No array of the program has as many numbers as pixels, channels and prompts."""
     config = SamConfig.vit_b()
-    transformer = TwoWayTransformer(config, rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(transformer)
+    graphdef, state = random_module(TwoWayTransformer, config)
     prompts, side = 16, 64
 
     def look(state, image, image_pe, tokens, valid):

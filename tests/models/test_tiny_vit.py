@@ -10,6 +10,8 @@ import pytest
 import torch
 from flax import nnx
 
+from quick import jit
+from random_model import random_module
 from reference import random_reference
 from samjax import inference
 from samjax.checkpoint import Model, load, save_checkpoint
@@ -58,9 +60,9 @@ def pair():
 @pytest.fixture(scope="module")
 def encode():
     """One program for the tests: embeddings and what every stage hands on, of two pictures."""
-    graphdef = nnx.split(ImageEncoderTinyViT(ENCODER, rngs=nnx.Rngs(0)))[0]
+    graphdef, _ = random_module(ImageEncoderTinyViT, ENCODER)
 
-    @jax.jit
+    @jit
     def encode(params, images):
         encoder = nnx.merge(graphdef, params)
         return encoder(images), encoder.features(images)
@@ -89,7 +91,8 @@ def test_statistics_of_batch_norm_and_biases_of_distance_matter(pair, encode):
     unused = [n for n in leaves if n.startswith("classifier.") or n.endswith("batches_tracked")]
     assert len(unused) == 4 + sum(n.endswith(".mean") for n in leaves)
     for name in leaves:
-        changed, _ = encode(unflatten({**leaves, name: 1.2 * leaves[name] + 0.1}), images)
+        other = np.asarray(1.2 * np.asarray(leaves[name]) + 0.1, leaves[name].dtype)
+        changed, _ = encode(unflatten({**leaves, name: other}), images)
         assert np.array_equal(before, changed) == (name in unused), name
 
 
@@ -102,7 +105,7 @@ def test_gradients(pair):
         encoder = inference.bind(SMALL, params).image_encoder
         return (encoder(images) * weights).sum()
 
-    gradients, of_images = jax.jit(jax.grad(loss, (0, 1)))(model.params, images)
+    gradients, of_images = jit(jax.grad(loss, (0, 1)))(model.params, images)
     encoder = reference.image_encoder
     # In training the reference looks its biases up again, and would change its batch norms.
     for module in encoder.modules():
@@ -133,7 +136,7 @@ def buffers():
 def test_mapped_equals_in_a_batch(pair, encode):
     params, images = pair[1].params, jnp.asarray(pictures())
     batch, _ = encode(params["image_encoder"], images)
-    mapped = jax.jit(jax.vmap(inference.bind(SMALL, params).image_encoder))(images[:, None])[:, 0]
+    mapped = jit(jax.vmap(inference.bind(SMALL, params).image_encoder))(images[:, None])[:, 0]
     np.testing.assert_allclose(mapped, batch, rtol=0, atol=5e-6 * np.abs(batch).max())
 
 
@@ -156,7 +159,7 @@ def test_the_programs_for_attention_agree(windows, size, heads):
         out, pull = jax.vjp(program, qkv, bias)
         return out, *pull(jnp.ones_like(out) + out)
 
-    for a, b in zip(jax.jit(lambda: both(attend_in_pieces))(), both(attend_whole), strict=True):
+    for a, b in zip(jit(lambda: both(attend_in_pieces))(), both(attend_whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
@@ -175,7 +178,7 @@ def test_it_compiles_for_every_platform():
         return jax.grad(lambda p: inference.bind(SMALL, p).image_encoder(images).sum())(params)
 
     platforms = ["cpu", "cuda", "tpu"]
-    exported = jax.export.export(jax.jit(gradient), platforms=platforms)(params, images)
+    exported = jax.export.export(jit(gradient), platforms=platforms)(params, images)
     assert len(exported.out_avals) == len(flatten(params))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from random_model import random_module
 from samjax.models import SamConfig
 from samjax.models.transformer import Attention, TwoWayTransformer
 
@@ -77,8 +78,7 @@ def test_the_cpu_runs_the_folded_one(attention, sides, direction):
 
 def test_the_picture_is_not_turned_round():
     """XLA:CPU would take longer for a transposed copy of it than for the products."""
-    transformer = TwoWayTransformer(CONFIG, rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(transformer)
+    graphdef, state = random_module(TwoWayTransformer, CONFIG)
     pixels, tokens = (jax.ShapeDtypeStruct((n, 256), jnp.float32) for n in (4096, 7))
     valid = jax.ShapeDtypeStruct((7,), bool)
 
@@ -93,7 +93,7 @@ def test_the_picture_is_not_turned_round():
 
 
 def test_tokens_that_nobody_wants_change_nothing():
-    transformer = TwoWayTransformer(CONFIG, rngs=nnx.Rngs(0))
+    transformer = nnx.merge(*random_module(TwoWayTransformer, CONFIG))
     rng = np.random.default_rng(3)
     image, image_pe, tokens = (
         jnp.asarray(rng.normal(size=(n, 256)), jnp.float32) for n in (256, 256, 7)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from quick import jit
 from reference import random_reference
 from samjax import inference
 from samjax.convert import from_state_dict
@@ -77,7 +78,7 @@ def test_gradients_agree_with_torch(measured):
     prompts = Prompts(coords, labels, jnp.zeros((1, 2, 32, 32)), jnp.zeros((1, 2), bool))
     first = FirstPrompt(prompts, jnp.array([[True, False]]))
     split = split_params(params, config, SINGLE)
-    gradients, means = jax.jit(
+    gradients, means = jit(
         lambda trained: part_gradients(
             config, SINGLE, trained, split.frozen, batch, first,
             jax.random.split(jax.random.key(0), (1, 2)), jnp.array(2.0),
@@ -115,7 +116,7 @@ def test_a_window_is_trained_at_its_place(params):
         jnp.asarray(coords), jnp.asarray(labels), jnp.zeros((2, 2, 32, 32)), jnp.zeros((2, 2), bool)
     )
     first = FirstPrompt(prompts, jnp.asarray([[True, False]] * 2))
-    found, _ = jax.jit(
+    found, _ = jit(
         lambda trained: part_gradients(
             config, train, trained, split.frozen, batch, first, keys, jnp.float32(4)
         )
@@ -142,7 +143,7 @@ def test_a_window_is_trained_at_its_place(params):
                 ).total  # fmt: skip
         return total / 4
 
-    close(found, jax.jit(jax.grad(loss))(split.trained), 1e-4)
+    close(found, jit(jax.grad(loss))(split.trained), 1e-4)
 
 
 def test_padding_objects_contribute_nothing(params):
@@ -160,7 +161,7 @@ def test_padding_objects_contribute_nothing(params):
     first = FirstPrompt(prompts, jnp.zeros((2, 4), bool))
     split = split_params(params, CONFIG, train)
 
-    @jax.jit
+    @jit
     def run(batch, first, keys):
         batch = batch._replace(valid=batch.valid & batch.masks.any(axis=(-2, -1)))
         return part_gradients(

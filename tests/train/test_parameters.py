@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from random_model import random_params
 from samjax import SamConfig
-from samjax.models.architecture import abstract_params, buffer_names
+from samjax.models.architecture import buffer_names
 from samjax.models.params import flatten, unflatten
 from samjax.train.config import TrainConfig
 from samjax.train.optimizer import (
@@ -27,16 +28,9 @@ from samjax.train.parameters import (
 CONFIG = SamConfig.tiny(128)
 
 
-def random_params(config):
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), abstract_params(config)
-    )
-
-
 @pytest.fixture(scope="module")
 def params():
-    return random_params(CONFIG)
+    return random_params(CONFIG, scale=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +102,7 @@ def test_lora_needs_attention(params):
 
 
 def test_lora_of_a_convolutional_encoder():
-    params = random_params(SamConfig.nano(32))
+    params = random_params(SamConfig.nano(32), scale=1.0)
     factors = flatten(init_lora(jax.random.key(0), params, rank=2))
     kernels = {name.removesuffix(".out.a") for name in factors if name.endswith(".out.a")}
     # 16 blocks that project, 15 that expand; two laterals, three blocks with two layers each.
