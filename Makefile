@@ -4,11 +4,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCH := .venv/.installed-bench
 DEMO := .venv-demo
+PARALLEL := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test test-all parity lint format bench demo clean
 
 test: $(INSTALLED)  ## everything that runs in minutes
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(PARALLEL) --quick
+	$(PARALLEL) -m "optimized and not slow"
 
 test-all: $(INSTALLED)  ## with full-size models and long runs
 	$(BIN)/python -m pytest -q -m "slow or not slow"

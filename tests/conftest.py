@@ -15,6 +15,7 @@ if KEPT not in os.environ:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+import quick  # noqa: E402
 from unreliable_server import serving  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -30,12 +31,32 @@ LONGEST = [
 """Files that take minutes, begun first, so that no worker has one when all else is done."""
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick", action="store_true",
+        help="compile with few of XLA's optimizations, and leave out the tests that need them all",
+    )  # fmt: skip
+
+
+def pytest_configure(config):
+    if config.getoption("--quick"):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick.FLAGS}"
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--quick"):
+        config.hook.pytest_deselected(items=[x for x in items if _optimized(x)])
+        items[:] = [x for x in items if not _optimized(x)]
+
     def place(item):
         path = item.path.relative_to(Path(__file__).parent).as_posix()
         return LONGEST.index(path) if path in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+def _optimized(item):
+    return item.get_closest_marker("optimized") is not None
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from samjax.images import read_image
 from samjax.models import EverythingThresholds
 from samjax.postprocess import rle_to_mask
 
+pytestmark = pytest.mark.optimized
+
 LOW = dict(pred_iou_thresh=0.4, stability_score_thresh=0.1)
 
 

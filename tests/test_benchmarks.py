@@ -21,6 +21,8 @@ import sys, time
 from pathlib import Path
 from benchmarks.harness import serve
 
+pytestmark = pytest.mark.optimized
+
 def prepare():
     print("libraries print what they like")
     held = bytearray({mib} * 2**20)

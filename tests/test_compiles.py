@@ -10,6 +10,8 @@ import pytest
 
 from samjax.compiles import _LOGGER, Compiled, compiles_reported
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture
 def fresh():

@@ -13,7 +13,7 @@ from samjax.convert import from_state_dict
 from samjax.images import read_image
 from samjax.models import SamConfig
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.optimized]
 
 HQ_SHARE = 0.3
 """Of the random HQ logits, which without it would be noise over the trained decoder's masks."""

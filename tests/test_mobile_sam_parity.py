@@ -11,6 +11,8 @@ from samjax.convert import from_state_dict
 from samjax.images import read_image
 from samjax.models import SamConfig
 
+pytestmark = pytest.mark.optimized
+
 POINT = dict(point_coords=np.array([[900.0, 600.0], [300.0, 100.0]]), point_labels=np.array([1, 0]))
 BOX = dict(box=np.array([425.0, 600.0, 1700.0, 875.0]))
 LOW = dict(pred_iou_thresh=0.4, stability_score_thresh=0.1)

@@ -14,6 +14,8 @@ from compare import check_same
 from samjax import SamAutomaticMaskGenerator, SamPredictor, checkpoint
 from samjax.images import read_image
 
+pytestmark = pytest.mark.optimized
+
 PICTURES = {
     "truck.jpg": dict(point=(900, 600), box=(425, 600, 700, 875)),
     "groceries.jpg": dict(point=(500, 400), box=(300, 200, 600, 500)),

@@ -9,6 +9,8 @@ from reference import trained_config, trained_reference
 from samjax import SamPredictor, inference
 from samjax.convert import from_state_dict
 
+pytestmark = pytest.mark.optimized
+
 POINT = dict(point_coords=[[900.0, 600.0]], point_labels=[1])
 POINTS = dict(
     point_coords=[[900.0, 600.0], [1200.5, 640.25], [300.0, 100.0]], point_labels=[1, 1, 0]

@@ -24,7 +24,10 @@ from samjax.models import EverythingThresholds, SamConfig
 from samjax.models.architecture import abstract_params
 from samjax.models.params import flatten, unflatten
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.optimized,
+]
 
 ROOT = Path(__file__).parents[1]
 DOGS = ROOT / "docs/dogs.jpg"

@@ -5,9 +5,12 @@ import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from benchmarks.tracing import traced
 from benchmarks.where import programs
+
+pytestmark = pytest.mark.optimized
 
 
 def test_products_and_the_rest_of_each_program(tmp_path):

@@ -18,6 +18,8 @@ from samjax.batch.items import list_items
 from samjax.batch.reading import read_all
 from small_batch import EASY, contents, make_pictures
 
+pytestmark = pytest.mark.optimized
+
 FLAGS = [word for name, value in EASY.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 

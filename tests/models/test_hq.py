@@ -18,6 +18,8 @@ from samjax.models.hq import MaskFeatures
 from samjax.models.params import flatten
 from samjax.types import HqEmbeddings, PointLabel, Prompts
 
+pytestmark = pytest.mark.optimized
+
 CONFIG = SamConfig(
     image_encoder=ImageEncoderViTConfig(
         image_size=192, width=48, depth=4, num_heads=3, mlp_width=64, out_channels=32,

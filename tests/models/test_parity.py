@@ -12,6 +12,8 @@ from samjax.convert import from_state_dict
 from samjax.models import ImageEncoderViTConfig, SamConfig
 from samjax.types import PointLabel, Prompts
 
+pytestmark = pytest.mark.optimized
+
 SMALL = {
     "256": SamConfig.tiny(256),
     "512, patch 32, one head": SamConfig(

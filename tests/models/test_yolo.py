@@ -15,6 +15,8 @@ from samjax.convert.yolo import from_yolo_arrays, load_yolo
 from samjax.models.yolo import YoloConfig, YoloOutputs, anchor_points, decode_boxes
 from samjax.yolo_model import YoloModel, abstract_params, init_params
 
+pytestmark = pytest.mark.optimized
+
 SMALL = dict(num_classes=5, widths=(8, 16, 24, 32, 48), depths=(1, 2, 1, 1))
 DECIMALS = {
     "detect": {"n": 3.2, "s": 11.2, "m": 25.9, "l": 43.7, "x": 68.2},
