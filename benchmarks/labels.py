@@ -4,7 +4,9 @@ python -m benchmarks.labels ../shared/data/coco-train/instances.json [--model na
 """
 
 import argparse
+import itertools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -33,7 +35,8 @@ def main() -> None:
 def compare(truth: Path, labels: Path) -> tuple[list[float], list[float]]:
     """The IoU of each mask with the true one of its box, from either kind of file.
 
-    Both have their objects in the order of the boxes, which is the annotations' in `truth`.
+    Both have their objects in the order of the boxes, which is the annotations' in `truth`, but for
+    boxes for which the model found no pixel: their IoU is 0.
     """
     expected = COCO(str(truth))
     found = COCO(str(labels / "annotations.json"))
@@ -47,14 +50,26 @@ def compare(truth: Path, labels: Path) -> tuple[list[float], list[float]]:
         lines = file.read_text().splitlines() if file.exists() else []
         size = image["height"], image["width"]
         filled = [filled_polygon(line, size) for line in lines]
-        if not len(true) == len(masks) == len(filled):
+        if not len(true) >= len(masks) == len(filled):
             raise ValueError(
                 f"{image['file_name']}: {len(true)} objects, {len(masks)} in the COCO file and "
                 f"{len(filled)} in {file.name}"
             )
-        from_coco += [iou(a, b) for a, b in zip(masks, true, strict=True)]
-        from_yolo += [iou(a, b) for a, b in zip(filled, true, strict=True)]
+        kept = found_of(true, masks)
+        missed = [0.0] * (len(true) - len(kept))
+        from_coco += [iou(a, b) for a, b in zip(masks, kept, strict=True)] + missed
+        from_yolo += [iou(a, b) for a, b in zip(filled, kept, strict=True)] + missed
     return from_coco, from_yolo
+
+
+def found_of(true: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Which of the true masks these are, in the same order: those with the largest sum of IoUs."""
+    ious = [[iou(a, b) for b in true] for a in masks] if len(masks) < len(true) else []
+    kept = max(
+        itertools.combinations(range(len(true)), len(masks)),
+        key=lambda kept: sum(row[k] for row, k in zip(ious, kept, strict=False)),
+    )
+    return [true[k] for k in kept]
 
 
 def filled_polygon(line: str, size: tuple[int, int]) -> np.ndarray:

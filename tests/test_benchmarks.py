@@ -12,16 +12,17 @@ from PIL import Image
 
 from benchmarks import contenders, environments, harness, peers, precision, scaling_plot
 from benchmarks.everything import matched
+from benchmarks.labels import found_of
 from benchmarks.machine import ROOT, versions
 from samjax import Model, SamConfig, inference, transforms
 from samjax.models.params import flatten
+
+pytestmark = pytest.mark.optimized
 
 WORKER = """
 import sys, time
 from pathlib import Path
 from benchmarks.harness import serve
-
-pytestmark = pytest.mark.optimized
 
 def prepare():
     print("libraries print what they like")
@@ -41,6 +42,13 @@ serve(prepare, lambda result, path: path.write_text(str(result)))
 
 def command(first=0.0, later=0.0, mib=1):
     return [sys.executable, "-c", WORKER.format(first=first, later=later, mib=mib)]
+
+
+def test_labels_without_a_pixel_are_left_out_where_they_fit_least():
+    true = [np.eye(4, dtype=bool)[i : i + 1] for i in range(4)]
+    assert found_of(true, true) == true
+    assert found_of(true, [true[0], true[3]]) == [true[0], true[3]]
+    assert found_of(true, []) == []
 
 
 def test_times_memory_and_results_are_each_contenders_own(tmp_path):

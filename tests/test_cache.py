@@ -9,6 +9,8 @@ import pytest
 
 from samjax import cache, cli
 
+pytestmark = pytest.mark.optimized
+
 PROGRAM = """
 import sys
 if {jax_first}:
@@ -19,8 +21,6 @@ assert ("jax" in sys.modules) == {jax_first}
 import jax
 from samjax import inference
 from samjax.models import SamConfig
-
-pytestmark = pytest.mark.optimized
 hits = []
 jax.monitoring.register_event_listener(lambda name, **kw: hits.append("cache_hits" in name))
 inference.init_params(SamConfig.tiny(64))

@@ -10,11 +10,11 @@ import pytest
 
 from samjax import xla_flags
 
+pytestmark = pytest.mark.optimized
+
 ROWS = 32769
 REPRODUCTION = f"""
 import jax, jax.numpy as jnp
-
-pytestmark = pytest.mark.optimized
 i = jnp.arange({ROWS}, dtype=jnp.float32)
 x = jnp.stack([i, 0 * i, 0 * i], axis=1)
 matrix = jnp.eye(3, dtype=jnp.float32)
