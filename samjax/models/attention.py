@@ -8,6 +8,7 @@ rows of queries at a time, so that the logits stay in the processor's cache: a w
 has 805 MB of them in each global block.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from samjax.models.config import AttentionProgram
-from samjax.models.layers import at_least_float32
+from samjax.models.layers import at_least_float32, float32_dot
 from samjax.platforms import platform_dependent
 
 QUERIES_AT_ONCE = 256
@@ -137,12 +138,13 @@ def _attend_window(
     """
     height, width = qkv.shape[:2]
     q, k, v = (x[0] for x in _folded(qkv[None], r_h, r_w))
-    logits = at_least_float32(jnp.einsum("nqe,nke->nqk", q, k))
+    logits = float32_dot(functools.partial(jnp.einsum, "nqe,nke->nqk"), q, k)
     by_row = (*logits.shape[:2], height, width)
     largest = jax.lax.optimization_barrier(logits.reshape(by_row).max(axis=2)).max(axis=-1)
     weights = jnp.exp(logits - jax.lax.stop_gradient(largest)[..., None])
     total = jax.lax.optimization_barrier(weights.reshape(by_row).sum(axis=2)).sum(axis=-1)
-    out = at_least_float32(jnp.einsum("nqk,nkd->nqd", weights.astype(v.dtype), v))
+    sums = functools.partial(jnp.einsum, "nqk,nkd->nqd")
+    out = float32_dot(sums, weights.astype(v.dtype), v)
     out = out / total[..., None]
     return out.astype(v.dtype).swapaxes(0, 1).reshape(qkv[:, :, 0].shape)
 
@@ -163,10 +165,11 @@ def _attend_rows(
     """
     height, width, depth = k.shape
     q, bias_h, bias_w = (x.reshape(-1, x.shape[-1]) for x in (q, bias_h, bias_w))
-    logits = at_least_float32(q @ k.reshape(-1, depth).T).reshape(-1, height, width)
+    logits = float32_dot(jnp.matmul, q, k.reshape(-1, depth).T).reshape(-1, height, width)
     logits = logits + at_least_float32(bias_h)[:, :, None] + at_least_float32(bias_w)[:, None, :]
     largest = jax.lax.optimization_barrier(logits.max(axis=1)).max(axis=-1)
     weights = jnp.exp(logits - jax.lax.stop_gradient(largest)[:, None, None])
     total = jax.lax.optimization_barrier(weights.sum(axis=1)).sum(axis=-1)
-    out = weights.reshape(-1, height * width).astype(v.dtype) @ v.reshape(-1, depth)
-    return (at_least_float32(out) / total[:, None]).astype(v.dtype).reshape(-1, width, depth)
+    weights = weights.reshape(-1, height * width).astype(v.dtype)
+    out = float32_dot(jnp.matmul, weights, v.reshape(-1, depth))
+    return (out / total[:, None]).astype(v.dtype).reshape(-1, width, depth)

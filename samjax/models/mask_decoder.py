@@ -10,7 +10,14 @@ from jaxtyping import Array, Float, Int
 
 from samjax.models.config import SamConfig
 from samjax.models.hq import HqBranch
-from samjax.models.layers import MlpHead, UpscaleFourTimes, at_least_float32, gelu, in_order
+from samjax.models.layers import (
+    MlpHead,
+    UpscaleFourTimes,
+    at_least_float32,
+    float32_dot,
+    gelu,
+    in_order,
+)
 from samjax.models.shared_picture import Factored, SharedPicture, attend, product, share_picture
 from samjax.models.transformer import TwoWayTransformer
 from samjax.types import Predictions, PromptEmbeddings
@@ -150,7 +157,7 @@ class MaskDecoder(nnx.Module):
         )
         if chosen is not None:
             hyper_in = hyper_in[chosen]
-        masks = at_least_float32(upscaled @ hyper_in.T)
+        masks = float32_dot(jnp.matmul, upscaled, hyper_in.T)
         rows, columns = (4 * n for n in upscaled.shape[:2])
         masks = masks.transpose(6, 0, 2, 4, 1, 3, 5).reshape(-1, rows, columns)
         if self.hq is None:

@@ -5,6 +5,7 @@ Written for the tokens of one prompt. Under `jax.vmap` over prompts whatever dep
 picture alone stays a single computation.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import LayerNorm, Mlp, at_least_float32, linear
+from samjax.models.layers import LayerNorm, Mlp, at_least_float32, dot, float32_dot, linear
 from samjax.platforms import platform_dependent
 
 
@@ -127,7 +128,7 @@ class Attention(nnx.Module):
         q_QNd = self.heads(self.q_proj(q))
         k_KNd = self.heads(self.k_proj(k))
         v_KNd = self.heads(self.v_proj(v))
-        logits = at_least_float32(jnp.einsum("qnd,knd->nqk", q_QNd, k_KNd))
+        logits = float32_dot(functools.partial(jnp.einsum, "qnd,knd->nqk"), q_QNd, k_KNd)
         logits = logits / q_QNd.shape[-1] ** 0.5
         if valid is not None:
             logits = jnp.where(valid, logits, -jnp.inf)
@@ -155,9 +156,9 @@ class Attention(nnx.Module):
         q_TNd = self.heads(self.q_proj(q))
         # The bias of k_proj adds the same to all logits of a token and vanishes in the softmax.
         rows_TND = jnp.einsum("tnd,Dnd->tnD", q_TNd, self.kernel(self.k_proj))
-        logits = at_least_float32(_of_all_pairs(rows_TND.reshape(-1, k.shape[-1]), k))
+        logits = _of_all_pairs(rows_TND.reshape(-1, k.shape[-1]), k)
         weights, totals = softmax_parts(logits / q_TNd.shape[-1] ** 0.5)
-        context = at_least_float32(weights.astype(v.dtype) @ v) / totals[:, None]
+        context = float32_dot(jnp.matmul, weights.astype(v.dtype), v) / totals[:, None]
         context = context.astype(v.dtype).reshape(rows_TND.shape)
         context = jnp.einsum("tnD,Dnd->tnd", context, self.kernel(self.v_proj))
         context = context.reshape(q.shape[0], -1) + self.bias(self.v_proj)
@@ -169,12 +170,13 @@ class Attention(nnx.Module):
         rows_TND = jnp.einsum("tnd,Dnd->tnD", k_TNd, self.kernel(self.q_proj))
         offsets_TN = jnp.einsum("tnd,nd->tn", k_TNd, self.heads(self.bias(self.q_proj)[None])[0])
         logits = _of_all_pairs(rows_TND.reshape(-1, q.shape[-1]), q)
-        logits = logits.reshape(*offsets_TN.shape, -1)
-        logits = at_least_float32(logits + offsets_TN[:, :, None]) / k_TNd.shape[-1] ** 0.5
+        logits = logits.reshape(*offsets_TN.shape, -1) + at_least_float32(offsets_TN)[:, :, None]
+        logits = logits / k_TNd.shape[-1] ** 0.5
         logits = jnp.where(valid[:, None, None], logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=0).astype(q.dtype).reshape(-1, q.shape[0])
         values_TND = jnp.einsum("tnd,ndD->tnD", v_TNd, self.out_kernel())
-        return weights.T @ values_TND.reshape(len(weights), -1) + self.bias(self.out_proj)
+        values = values_TND.reshape(len(weights), -1)
+        return dot(jnp.matmul, weights.T, values) + self.bias(self.out_proj)
 
     def kernel(self, projection: nnx.Linear) -> Float[Array, "D N d"]:
         kernel = jnp.asarray(projection.kernel[...], projection.dtype)
@@ -193,8 +195,9 @@ class Attention(nnx.Module):
 
 
 def _of_all_pairs(x: Float[Array, "R D"], y: Float[Array, "K D"]) -> Float[Array, "R K"]:
-    """`x @ y.T`, but without the transpose, for which XLA:CPU makes a slow copy."""
-    return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())))
+    """`x @ y.T` in float32, but without the transpose, for which XLA:CPU makes a slow copy."""
+    pairs = functools.partial(jax.lax.dot_general, dimension_numbers=(((1,), (1,)), ((), ())))
+    return float32_dot(pairs, x, y)
 
 
 def softmax_parts(
