@@ -21,6 +21,7 @@ from samjax import inference
 from samjax.checkpoint import Model
 from samjax.datasets import open_source
 from samjax.evaluate import evaluate
+from samjax.models.layers import float32_dot
 from samjax.models.params import flatten, unflatten
 from samjax.transforms import ResizeLongestSide, normalize_and_pad
 
@@ -106,8 +107,10 @@ def product(name: str) -> Callable[[], Any]:
     rng = np.random.default_rng(0)
     x, y = rng.integers(-127, 128, (rows, inner)), rng.integers(-127, 128, (inner, columns))
     dtype = jnp.dtype(name)
-    total = jnp.int32 if name == "int8" else jnp.float32
-    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=total))
+    if name == "int8":
+        multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.int32))
+    else:
+        multiply = jax.jit(lambda a, b: float32_dot(jnp.matmul, a, b))
     a, b = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
     return lambda: multiply(a, b)
 

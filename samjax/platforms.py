@@ -2,7 +2,9 @@
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,3 +71,12 @@ def platform_of(*arguments: Any) -> str | None:
     if default is None:
         return jax.default_backend()
     return default if isinstance(default, str) else default.platform
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has a matrix unit for bfloat16 that XLA uses: Intel's AMX."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False

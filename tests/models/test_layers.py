@@ -118,20 +118,30 @@ def test_a_norm_and_its_gradients(width):
     np.testing.assert_allclose(found, gradient, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("platform, sums", [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])
-def test_half_precision_is_multiplied_as_such(platform, sums):
-    """XLA:CPU does so where the sums are float32; the others round them in the product itself."""
+def test_half_precision_is_multiplied_as_such(platform, sums, unit, monkeypatch):
+    """On the CPU where there is a unit for it and with float32's sums; the others round in the
+    product itself."""
+    monkeypatch.setattr(layers, "multiplies_bfloat16", lambda: unit)
+    factors = "f32" if platform == "cpu" and not unit else "bf16"
     x, kernel = (jax.ShapeDtypeStruct(shape, "bfloat16") for shape in ((4, 8), (8, 2)))
-    program = jax.jit(layers.product).trace(x, kernel).lower(lowering_platforms=(platform,))
+    program = (
+        jax.jit(lambda *x: layers.product(*x))
+        .trace(x, kernel)
+        .lower(lowering_platforms=(platform,))
+    )
     (line,) = [line for line in program.as_text().splitlines() if "dot_general" in line]
-    assert f"(tensor<4x8xbf16>, tensor<8x2xbf16>) -> tensor<4x2x{sums}>" in line
+    assert f"(tensor<4x8x{factors}>, tensor<8x2x{factors}>) -> tensor<4x2x{sums}>" in line
 
 
-def test_sums_of_half_precision_are_rounded_once():
+@pytest.mark.parametrize("unit", [True, False])
+def test_sums_of_half_precision_are_rounded_once(unit, monkeypatch):
+    monkeypatch.setattr(layers, "multiplies_bfloat16", lambda: unit)
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.normal(size=s), jnp.bfloat16) for s in ((16, 512), (512, 16)))
     exact = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
-    found = jax.jit(layers.product)(x, kernel)
+    found = jax.jit(lambda *x: layers.product(*x))(x, kernel)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8, atol=1e-4)
     wide = jax.jit(lambda x, y: layers.float32_dot(jnp.matmul, x, y))(x, kernel)
