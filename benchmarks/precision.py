@@ -8,6 +8,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,7 +58,7 @@ def main() -> None:
         }
         first, *later = seconds[name]
         measurements.append(Measurement(name, later, first, 0.0, "", facts))
-    size = f"{args.model or 'nano'} {args.max_pictures} pictures"
+    size = f"{Path(args.model or 'nano').name} {args.max_pictures} pictures"
     record("precision", size, measurements, malloc="own")
 
 

@@ -59,7 +59,7 @@ def main() -> None:
         facts = {"products_s": f"{products:.4g}", "other_s": f"{seconds - products:.4g}"}
         measurements.append(Measurement(name, [seconds], 0.0, 0.0, "", facts))
     height, width = picture.shape[:2]
-    record("where", f"{args.work} {args.model or 'nano'} {width}x{height}", measurements)
+    record("where", f"{args.work} {Path(args.model or 'nano').name} {width}x{height}", measurements)
 
 
 def programs(folder: Path) -> dict[str, tuple[float, float]]:
