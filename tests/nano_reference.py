@@ -1,11 +1,12 @@
 """The public backbone in torch with random arrays, and nano's own, to compare the two."""
 
+import jax
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from flax import nnx
 from torch import nn
 
-from quick import jit
+from random_model import abstract_module
 from samjax.models import ImageEncoderEfficientNetLite
 
 
@@ -28,6 +29,5 @@ def random_backbone(number: int, image_size: int, seed: int) -> nn.Module:
 
 def backbone_features(cfg, arrays, images):
     """What nano's backbone makes of pictures with `arrays`."""
-    encoder = nnx.eval_shape(lambda: ImageEncoderEfficientNetLite(cfg, rngs=nnx.Rngs(0)))
-    graphdef = nnx.split(encoder.backbone)[0]
-    return jit(lambda arrays, images: nnx.merge(graphdef, arrays)(images))(arrays, images)
+    graphdef = nnx.split(abstract_module(ImageEncoderEfficientNetLite, cfg).backbone)[0]
+    return jax.jit(lambda arrays, images: nnx.merge(graphdef, arrays)(images))(arrays, images)

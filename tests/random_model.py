@@ -22,10 +22,15 @@ def random_params(config, scale=0.2):
     return unflatten({n: jnp.asarray(x) for n, x in arrays.items()})
 
 
+def abstract_module(module, config):
+    """Without numbers: for its graph."""
+    return nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
+
+
 def random_module(module, config, seed=0):
     """Its graph and its initial arrays, by one program where `module` itself has hundreds."""
-    graph = nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
-    return nnx.split(graph)[0], initialization.random_params(module, config, jax.random.key(seed))
+    graphdef = nnx.split(abstract_module(module, config))[0]
+    return graphdef, initialization.random_params(module, config, jax.random.key(seed))
 
 
 def random_model():

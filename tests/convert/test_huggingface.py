@@ -138,6 +138,7 @@ def test_the_table_covers_every_array_once(make):
     assert counted_through(theirs.values()) == {v: k for k, v in theirs.items()}
 
 
+@pytest.mark.optimized
 def test_a_folder_of_transformers_gives_the_same_masks(_folder, original, measured):
     model = load(_folder)
     assert model.config == CONFIG
@@ -150,6 +151,7 @@ def test_a_folder_of_transformers_gives_the_same_masks(_folder, original, measur
     assert difference < 1e-5
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["tiny", "other"])
 def test_transformers_reads_our_folder_and_computes_the_same(tmp_path, config, measured):
     model = random_model(config, seed=1)

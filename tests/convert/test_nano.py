@@ -42,6 +42,7 @@ def same(ours, theirs, relative):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=relative * largest)
 
 
+@pytest.mark.optimized
 def test_pretrained_features(measured):
     reference = EfficientNet.from_pretrained(
         "efficientnet-lite0",
@@ -132,6 +133,7 @@ def test_what_nano_cannot_start_from(decoder_path, tmp_path):
         initial_nano(tmp_path / "less.pt", 0, config=CONFIG)
 
 
+@pytest.mark.optimized
 def test_metas_predictor_gives_the_same_masks(model, shared_dir, measured):
     """The whole nano, from end to end, against Meta's predictor behind the torch backbone."""
     import cv2

@@ -138,6 +138,7 @@ def expected_of(reference, image, letterbox, *, conf, iou):
     return boxes[picks], scores[picks].numpy(), classes[picks].numpy(), logits.numpy()
 
 
+@pytest.mark.optimized
 def test_a_picture_beside_torch(model, reference, measured):
     image = np.random.default_rng(2).integers(0, 256, (90, 130, 3), dtype=np.uint8)
     letterbox = fit(90, 130, 96)

@@ -52,6 +52,7 @@ def small_model():
     return Model(inference.init_params(SMALL, 0), SMALL)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("number, size", [(0, 64), (0, 96), (1, 64), (2, 64)])
 def test_features_at_random_weights(number, size):
     reference = random_backbone(number, size, seed=0)

@@ -2,19 +2,21 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import hq_reference
 from hq_reference import channels_last, close
-from quick import jit
 from reference import random_reference
 from samjax import inference
 from samjax.checkpoint import Model
 from samjax.convert import from_state_dict
 from samjax.models import SamConfig, TinyViTConfig
 from samjax.types import PointLabel, Prompts
+
+pytestmark = pytest.mark.optimized
 
 CONFIG = SamConfig.vit_t(
     image_encoder=TinyViTConfig(
@@ -41,7 +43,7 @@ def images():
 def ours(pair, images):
     """Early features, and what decoding takes, in one program."""
 
-    @jit
+    @jax.jit
     def encode(params, images):
         sam = inference.bind(CONFIG, params)
         return sam.image_encoder.with_early_features(images)[1], sam.encode(images)
@@ -53,7 +55,7 @@ def ours(pair, images):
 def decode(pair, clicks):
     """Predictions with the HQ token added to the chosen mask, and with it alone."""
 
-    @jit
+    @jax.jit
     def both(params, encoded):
         return [
             inference.decode_masks(params, encoded, clicks, config=CONFIG, hq_token_only=only)

@@ -50,6 +50,7 @@ def torch_loss(sam, image, masks, inside, click, box):
     return total / 2
 
 
+@pytest.mark.optimized
 def test_gradients_agree_with_torch(measured):
     """Every parameter, within 1e-4 of its largest gradient, for a click and a box at once.
 
@@ -78,7 +79,7 @@ def test_gradients_agree_with_torch(measured):
     prompts = Prompts(coords, labels, jnp.zeros((1, 2, 32, 32)), jnp.zeros((1, 2), bool))
     first = FirstPrompt(prompts, jnp.array([[True, False]]))
     split = split_params(params, config, SINGLE)
-    gradients, means = jit(
+    gradients, means = jax.jit(
         lambda trained: part_gradients(
             config, SINGLE, trained, split.frozen, batch, first,
             jax.random.split(jax.random.key(0), (1, 2)), jnp.array(2.0),
