@@ -31,6 +31,8 @@ class TrainConfig:
 
     focal_weight: float = 20.0
     dice_weight: float = 1.0
+    edge_weight: float = 0.0
+    """Of `edge_loss`, which makes outlines smooth and grounds whole. Not in the paper."""
     iou_weight: float = 1.0
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25

@@ -213,7 +213,7 @@ def _decode_gradients(
 
 
 def _no_loss() -> ObjectLoss:
-    return ObjectLoss(*[jnp.zeros(())] * 4)
+    return ObjectLoss(*[jnp.zeros(())] * len(ObjectLoss._fields))
 
 
 def encoder_is_frozen(train: TrainConfig) -> bool:

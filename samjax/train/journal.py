@@ -57,7 +57,7 @@ def draw_curves(path: Path, log: Journal, evaluations: Journal) -> None:
     figure = Figure(figsize=(12, 4), layout="constrained")
     losses, training, validation = figure.subplots(1, 3)
     for axes, names, title in (
-        (losses, ("loss", "focal_loss", "dice_loss", "iou_loss"), "loss"),
+        (losses, ("loss", "focal_loss", "dice_loss", "edge_loss", "iou_loss"), "loss"),
         (training, ("first_iou", "last_iou"), "mean IoU in training"),
         (validation, evaluations.columns[1:], "mean IoU in validation"),
     ):

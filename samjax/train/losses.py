@@ -21,6 +21,7 @@ class ObjectLoss(NamedTuple):
     total: Float[Array, "*L"]
     focal: Float[Array, "*L"]
     dice: Float[Array, "*L"]
+    edge: Float[Array, "*L"]
     iou: Float[Array, "*L"]
 
 
@@ -54,6 +55,28 @@ def dice_loss(
     truth = target.astype(jnp.float32)
     overlap = 2.0 * _sum(probability * truth, inside)
     return 1.0 - (overlap + 1.0) / (_sum(probability, inside) + _sum(truth, inside) + 1.0)
+
+
+def edge_loss(
+    logits: Float[Array, "*L h w"], target: Bool[Array, "*L h w"], inside: Bool[Array, "h w"]
+) -> Float[Array, "*L"]:
+    """Length of the prediction's edges where the mask has none, as a share of the mask's own.
+
+    An edge's length is the difference |p - q| of two neighbouring pixels' probabilities, summed;
+    0 where the prediction changes nowhere but across the mask's outline, however far it is off.
+    Neither focal nor dice loss knows of neighbours: holes, specks and steps cost them no more than
+    the same area along an outline. Not in the paper; the total variation of Rudin et al. 1992, but
+    for the places where it belongs.
+    """
+    probability = jax.nn.sigmoid(logits.astype(jnp.float32))
+    false = true = jnp.zeros(())
+    for axis in (-2, -1):
+        within = _fewer(inside, axis, 1) & _fewer(inside, axis, -1)
+        changes = _fewer(target, axis, 1) != _fewer(target, axis, -1)
+        difference = jnp.abs(_fewer(probability, axis, 1) - _fewer(probability, axis, -1))
+        false += _sum(jnp.where(changes, 0.0, difference), within)
+        true += _sum(changes.astype(jnp.float32), within)
+    return false / jnp.maximum(true, 1.0)
 
 
 def mask_iou(
@@ -95,6 +118,7 @@ def object_loss(
     weighted = train.focal_weight * focal + train.dice_weight * dice
     best = jnp.where(ambiguous, 1 + jnp.argmin(weighted[1:]), 0)
     focal, dice = mask_losses(masks[best], target)
+    edge = edge_loss(masks[best], target, inside) if train.edge_weight else jnp.zeros(())
 
     actual = mask_iou(jax.lax.stop_gradient(masks) > mask_threshold, targets, inside)
     error = (jnp.asarray(iou_predictions).astype(jnp.float32) - actual) ** 2
@@ -102,8 +126,15 @@ def object_loss(
         iou = error[best]
     else:
         iou = jnp.where(ambiguous, jnp.mean(error[1:]), error[0])
-    total = train.focal_weight * focal + train.dice_weight * dice + train.iou_weight * iou
-    return ObjectLoss(total, focal, dice, iou)
+    of_mask = train.focal_weight * focal + train.dice_weight * dice + train.edge_weight * edge
+    return ObjectLoss(of_mask + train.iou_weight * iou, focal, dice, edge, iou)
+
+
+def _fewer(values: Array, axis: int, start: int) -> Array:
+    """Without the first of an axis (`start` 1), or without the last (-1)."""
+    return jax.lax.slice_in_dim(
+        values, max(start, 0), values.shape[axis] + min(start, 0), axis=values.ndim + axis
+    )
 
 
 def _sum(values: Float[Array, "*L h w"], inside: Bool[Array, "h w"]) -> Float[Array, "*L"]:

@@ -43,6 +43,7 @@ class Metrics(NamedTuple):
     loss: Float[Array, ""]
     focal_loss: Float[Array, ""]
     dice_loss: Float[Array, ""]
+    edge_loss: Float[Array, ""]
     iou_loss: Float[Array, ""]
     first_iou: Float[Array, ""]
     last_iou: Float[Array, ""]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from samjax.train.config import TrainConfig
-from samjax.train.losses import dice_loss, focal_loss, mask_iou, object_loss
+from samjax.train.losses import dice_loss, edge_loss, focal_loss, mask_iou, object_loss
 from samjax.types import Predictions
 
 EVERYWHERE = jnp.ones((16, 16), bool)
@@ -65,7 +65,7 @@ def test_losses_are_float32_from_half_precision(some):
     logits, _, target = some
     half = logits.astype(jnp.bfloat16)
     targets = jnp.broadcast_to(target, half.shape)
-    for loss in (focal_loss, dice_loss):
+    for loss in (focal_loss, dice_loss, edge_loss):
         got = loss(half, targets, EVERYWHERE)
         assert got.dtype == jnp.float32
         np.testing.assert_array_equal(got, loss(half.astype(jnp.float32), targets, EVERYWHERE))
@@ -80,12 +80,50 @@ def test_iou():
     np.testing.assert_allclose(mask_iou(a, a, EVERYWHERE), [1, 0], rtol=1e-6)
 
 
+def test_edge_loss(some):
+    """By its words: pair by pair of neighbours, in a loop."""
+    logits, _, target = some
+    p, t = torch.sigmoid(torch.tensor(np.asarray(logits))).numpy(), np.asarray(target)
+    pairs = [((y, x), (y, x + 1)) for y in range(16) for x in range(15)]
+    pairs += [((y, x), (y + 1, x)) for y in range(15) for x in range(16)]
+    own = sum(t[a] != t[b] for a, b in pairs)
+    expected = [sum(abs(q[a] - q[b]) for a, b in pairs if t[a] == t[b]) / own for q in p]
+    targets = jnp.broadcast_to(target, logits.shape)
+    np.testing.assert_allclose(edge_loss(logits, targets, EVERYWHERE), expected, rtol=1e-5)
+
+
+def test_edge_loss_knows_holes_and_steps_but_no_outline():
+    """A hole costs its circumference; what changes across the outline alone costs nothing."""
+    target = jnp.zeros((16, 16), bool).at[2:12, 2:12].set(True)
+    sharp, faint = jnp.where(target, 50.0, -50.0), jnp.where(target, 0.1, -0.1)
+    hole = sharp.at[5:7, 5:7].set(-50.0)
+    for logits, expected in ((sharp, 0.0), (faint, 0.0), (hole, 8 / 40)):
+        np.testing.assert_allclose(edge_loss(logits, target, EVERYWHERE), expected, atol=1e-6)
+    whole = jnp.ones((16, 16), bool)
+    np.testing.assert_allclose(edge_loss(hole, whole, EVERYWHERE), 40 + 8, rtol=1e-6)
+
+
+def test_edge_weight_adds_the_loss_of_the_chosen_mask(some):
+    logits, ious, target = some
+
+    def of(weight):
+        train = TrainConfig(edge_weight=weight)
+        return object_loss(Predictions(logits, ious), target, jnp.array(False), EVERYWHERE,
+                           train=train, mask_threshold=0.0)  # fmt: skip
+
+    without, with_it = of(0.0), of(0.5)
+    edge = edge_loss(logits[0], target, EVERYWHERE)
+    assert edge > 0
+    np.testing.assert_allclose(with_it, without._replace(edge=edge, total=without.total + edge / 2),
+                               rtol=1e-6)  # fmt: skip
+
+
 @pytest.mark.parametrize("ambiguous", [True, False])
 def test_padded_pixels_count_nowhere(some, ambiguous):
     """A padded picture has the loss of the picture alone, and no gradient where it was padded."""
     logits, ious, target = some
     inside = jnp.broadcast_to(jnp.arange(16) < 10, (16, 16))
-    kw = dict(train=TrainConfig(), mask_threshold=0.0)
+    kw = dict(train=TrainConfig(edge_weight=0.5), mask_threshold=0.0)
     flag = jnp.array(ambiguous)
 
     def loss(masks, target, inside):
@@ -114,7 +152,7 @@ def expected_object_loss(logits, ious, target, ambiguous, iou_masks):
     focal, dice, iou = min(counted, key=lambda x: 20 * x[0] + x[1])
     if iou_masks == "all":
         iou = np.mean([x[2] for x in counted])
-    return 20 * focal + dice + iou, focal, dice, iou
+    return 20 * focal + dice + iou, focal, dice, 0.0, iou
 
 
 @pytest.mark.parametrize("iou_masks", ["all", "chosen"])
