@@ -68,6 +68,7 @@ def _parse() -> argparse.Namespace:
         "score badly",
     )  # fmt: skip
     parser.add_argument("--box-nms-thresh", type=float, default=0.7)
+    parser.add_argument("--min-mask-region-area", type=float, help="default: nano's own, or 0")
     args = contenders.check(parser, parser.parse_args())
     if args.picture is not None and not args.picture.is_file():
         parser.error(f"there is no picture {args.picture}")
@@ -79,7 +80,9 @@ def _parse() -> argparse.Namespace:
 
 def _thresholds(args: argparse.Namespace) -> dict[str, float]:
     """Those that nano carries, Meta's for trained weights, and none for random ones."""
-    metas = {"pred_iou_thresh": 0.88, "stability_score_thresh": 0.95}
+    metas = {
+        "pred_iou_thresh": 0.88, "stability_score_thresh": 0.95, "min_mask_region_area": 0
+    }  # fmt: skip
     if args.model == "nano":
         carried = json.loads((ROOT / "samjax/assets/nano/samjax.json").read_text())["everything"]
         assert carried.keys() <= metas.keys(), "this benchmark passes on no other threshold"
@@ -94,7 +97,7 @@ def _size(args: argparse.Namespace) -> str:
         f"{args.model} {'trained' if trained else 'random'} {width}x{height} "
         f"points {args.points_per_side} crops {args.crop_n_layers} "
         f"iou {args.pred_iou_thresh:g} stability {args.stability_score_thresh:g} "
-        f"nms {args.box_nms_thresh:g}"
+        f"nms {args.box_nms_thresh:g} region {args.min_mask_region_area:g}"
     )
 
 
@@ -105,6 +108,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         pred_iou_thresh=args.pred_iou_thresh,
         stability_score_thresh=args.stability_score_thresh,
         box_nms_thresh=args.box_nms_thresh,
+        min_mask_region_area=int(args.min_mask_region_area),
         crop_n_layers=args.crop_n_layers,
         crop_n_points_downscale_factor=args.crop_n_points_downscale_factor,
         output_mode="coco_rle",

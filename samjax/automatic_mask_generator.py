@@ -26,6 +26,10 @@ class MetasDefault(float):
     """
 
 
+class MetasCount(int):
+    """As `MetasDefault`, where Meta's default is a whole number."""
+
+
 class Segmented(NamedTuple):
     """A picture as it was read, and the records of what is in it."""
 
@@ -78,7 +82,7 @@ class SamAutomaticMaskGenerator:
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
         point_grids: list[np.ndarray] | None = None,
-        min_mask_region_area: int = 0,
+        min_mask_region_area: int = MetasCount(0),
         output_mode: str = "binary_mask",
         *,
         progress: bool = False,
@@ -93,10 +97,6 @@ class SamAutomaticMaskGenerator:
             raise ValueError(
                 f"crop_overlap_ratio is {crop_overlap_ratio}; it is a share in [0, 1]."
             )
-        if min_mask_region_area < 0:
-            raise ValueError(
-                f"min_mask_region_area is {min_mask_region_area}; it has to be 0 or more pixels."
-            )
         self.point_grids = make_point_grids(
             points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
         )
@@ -104,7 +104,8 @@ class SamAutomaticMaskGenerator:
         carried = self.predictor.model.everything.to_dict()
 
         def threshold(name: str, given: float) -> float:
-            return float(carried.get(name, given) if isinstance(given, MetasDefault) else given)
+            own = isinstance(given, (MetasDefault, MetasCount))
+            return float(carried.get(name, given) if own else given)
 
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = threshold("pred_iou_thresh", pred_iou_thresh)
@@ -115,7 +116,12 @@ class SamAutomaticMaskGenerator:
         self.crop_nms_thresh = threshold("crop_nms_thresh", crop_nms_thresh)
         self.crop_overlap_ratio = crop_overlap_ratio
         self.crop_n_points_downscale_factor = crop_n_points_downscale_factor
-        self.min_mask_region_area = min_mask_region_area
+        self.min_mask_region_area = threshold("min_mask_region_area", min_mask_region_area)
+        if self.min_mask_region_area < 0:
+            raise ValueError(
+                f"min_mask_region_area is {self.min_mask_region_area:g}; "
+                "it has to be 0 or more pixels."
+            )
         self.output_mode = output_mode
         self.progress = progress
 

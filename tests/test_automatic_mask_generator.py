@@ -211,7 +211,8 @@ def test_the_signature_shows_metas_defaults():
     assert {n: ours[n].default for n in theirs if n != "model"} == {
         n: p.default for n, p in theirs.items() if n != "model"
     }
-    assert "pred_iou_thresh: float = 0.88" in str(inspect.signature(SamAutomaticMaskGenerator))
+    shown = str(inspect.signature(SamAutomaticMaskGenerator))
+    assert "pred_iou_thresh: float = 0.88" in shown and "min_mask_region_area: int = 0" in shown
 
 
 def test_thresholds_of_the_model_where_the_caller_names_none():
@@ -225,8 +226,9 @@ def test_thresholds_of_the_model_where_the_caller_names_none():
         return {name: getattr(generator, name) for name in names}
 
     metas = thresholds(model)
-    assert metas == dict(zip(names, (0.88, 0.95, 1.0, 0.7, 0.7), strict=True))
+    assert metas == dict(zip(names, (0.88, 0.95, 1.0, 0.7, 0.7, 0.0), strict=True))
     assert all(type(value) is float for value in metas.values())
     assert thresholds(own) == carried
     assert thresholds(own, 32, 64, 0.88) == carried | {"pred_iou_thresh": 0.88}
-    assert thresholds(own, **metas) == metas
+    given = metas | {"min_mask_region_area": 0}
+    assert thresholds(own, **given) == metas

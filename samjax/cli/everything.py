@@ -38,6 +38,7 @@ CARRIED = (
     "stability_score_offset",
     "box_nms_thresh",
     "crop_nms_thresh",
+    "min_mask_region_area",
 )
 """Those that a model may carry, and whose flag is None where it is not given."""
 

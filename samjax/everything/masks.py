@@ -49,7 +49,7 @@ class Masks(NamedTuple):
         )  # fmt: skip
 
 
-def without_small_regions(masks: Masks, least_area: int, nms_thresh: float) -> Masks:
+def without_small_regions(masks: Masks, least_area: float, nms_thresh: float) -> Masks:
     """Holes filled and islands dropped, duplicates suppressed again, unchanged masks first.
 
     Reference: `SamAutomaticMaskGenerator.postprocess_small_regions`. `least_area` is in pixels.

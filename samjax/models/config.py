@@ -302,6 +302,7 @@ class EverythingThresholds:
     stability_score_offset: float | None = None
     box_nms_thresh: float | None = None
     crop_nms_thresh: float | None = None
+    min_mask_region_area: float | None = None
 
     def __post_init__(self):
         for name, value in self.to_dict().items():

@@ -69,7 +69,9 @@ def test_help_shows_metas_defaults_and_whose_come_first(capsys, monkeypatch):
 def test_a_flag_wins_over_the_model_and_the_model_over_metas_default(
     everything, draw, tmp_path, tiny_model, monkeypatch
 ):
-    thresholds = EverythingThresholds(pred_iou_thresh=-10.0, stability_score_thresh=0.25)
+    thresholds = EverythingThresholds(
+        pred_iou_thresh=-10.0, stability_score_thresh=0.25, min_mask_region_area=30
+    )
     save_checkpoint(tmp_path / "own", dataclasses.replace(tiny_model, everything=thresholds))
     made = []
 
@@ -87,6 +89,7 @@ def test_a_flag_wins_over_the_model_and_the_model_over_metas_default(
         "stability_score_offset": 1.0,
         "box_nms_thresh": 0.7,
         "crop_nms_thresh": 0.7,
+        "min_mask_region_area": 30.0,
     }
     assert {name: getattr(made[0], name) for name in command.CARRIED} == expected
     settings = json.loads((tmp_path / "out/settings.json").read_text())["settings"]
