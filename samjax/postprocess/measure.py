@@ -140,13 +140,21 @@ def _for_each_piece(function, low_res_masks, rows, columns, span):
     """`function(logits)` of `ROWS_AT_ONCE` rows of upscaled logits at a time, stacked.
 
     Each piece is made of those `span` rows that its weights are not zero for, and `COLUMNS_AT_ONCE`
-    columns of those `2 * span`.
+    columns of those `2 * span`. One array goes through both loops and is written where it stands:
+    stacked results would be copied once more.
     """
     precision = jax.lax.Precision.HIGHEST
     columns, first_columns = _banded(columns, COLUMNS_AT_ONCE, None if span is None else 2 * span)
     rows, first_rows = _banded(rows, ROWS_AT_ONCE, span)
 
-    def one(low_res_mask):
+    width = columns.shape[0] * columns.shape[1]
+    shapes = jax.eval_shape(function, jax.ShapeDtypeStruct((ROWS_AT_ONCE, width), jnp.float32))
+    results = jax.tree.map(
+        lambda x: jnp.zeros((len(low_res_masks), len(rows), *x.shape), x.dtype), shapes
+    )
+
+    def add_mask(results, number_and_mask):
+        number, low_res_mask = number_and_mask
         low_res_mask = low_res_mask.astype(jnp.float32)
         sources = jax.vmap(
             lambda first: jax.lax.dynamic_slice_in_dim(low_res_mask, first, columns.shape[-1], 1)
@@ -154,14 +162,21 @@ def _for_each_piece(function, low_res_masks, rows, columns, span):
         half = jnp.einsum("phs,pns->hpn", sources, columns, precision=precision)
         half = half.reshape(len(low_res_mask), -1)
 
-        def piece(first_and_weights):
-            first, weights = first_and_weights
+        def add_piece(results, piece_first_and_weights):
+            piece, first, weights = piece_first_and_weights
             source = jax.lax.dynamic_slice_in_dim(half, first, weights.shape[-1])
-            return function(jnp.matmul(weights, source, precision=precision))
+            found = function(jnp.matmul(weights, source, precision=precision))
+            at = functools.partial(_written, number, piece)
+            return jax.tree.map(at, results, found), None
 
-        return jax.lax.map(piece, (first_rows, rows))
+        return jax.lax.scan(add_piece, results, (jnp.arange(len(rows)), first_rows, rows))
 
-    return jax.lax.map(one, low_res_masks)
+    return jax.lax.scan(add_mask, results, (jnp.arange(len(low_res_masks)), low_res_masks))[0]
+
+
+def _written(number, piece, results, one):
+    start = (number, piece, *[0] * one.ndim)
+    return jax.lax.dynamic_update_slice(results, one[None, None], start)
 
 
 def _banded(weights, at_once, span):
