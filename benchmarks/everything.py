@@ -97,7 +97,8 @@ def _size(args: argparse.Namespace) -> str:
         f"{args.model} {'trained' if trained else 'random'} {width}x{height} "
         f"points {args.points_per_side} crops {args.crop_n_layers} "
         f"iou {args.pred_iou_thresh:g} stability {args.stability_score_thresh:g} "
-        f"nms {args.box_nms_thresh:g} region {args.min_mask_region_area:g}"
+        f"nms {args.box_nms_thresh:g}"
+        + (f" region {args.min_mask_region_area:g}" if args.min_mask_region_area else "")
     )
 
 

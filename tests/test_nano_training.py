@@ -51,6 +51,7 @@ def test_stages_follow_each_other():
     starts[4] = str(ROOT / "nano-training/stage4-1024")
     starts[7] = str(ROOT / "nano-training/average67")
     starts[8] = str(ROOT / "nano-training/average78")
+    starts[10] = str(ROOT / "nano-training/average78910")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
