@@ -25,17 +25,17 @@ def main() -> None:
 
 def join(stages: list[Path], name: str, path: Path) -> Journal:
     """One journal of what the stages wrote under a name, at `path`."""
+    written = [(stage, read_journal(stage / name)) for stage in stages]
+    columns = dict.fromkeys(column for _, rows in written for row in rows for column in row)
+    if not columns:
+        raise FileNotFoundError(f"no stage has written {name} to {OUTPUT}")
     path.unlink(missing_ok=True)
-    journal, start = None, 0
-    for stage in stages:
-        rows = read_journal(stage / name)
-        if journal is None:
-            journal = Journal(path, tuple(rows[0])[1:], step=0)
+    journal = Journal(path, tuple(columns)[1:], step=0)
+    start = 0
+    for stage, rows in written:
         for row in rows:
             journal.add(start + int(row["step"]), {k: v for k, v in row.items() if k != "step"})
         start += int(read_journal(stage / LOG)[-1]["step"])
-    if journal is None:
-        raise FileNotFoundError(f"no stage has written {name} to {OUTPUT}")
     return journal
 
 

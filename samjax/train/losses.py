@@ -60,13 +60,14 @@ def dice_loss(
 def edge_loss(
     logits: Float[Array, "*L h w"], target: Bool[Array, "*L h w"], inside: Bool[Array, "h w"]
 ) -> Float[Array, "*L"]:
-    """Length of the prediction's edges where the mask has none, as a share of the mask's own.
+    """F / (F + T), in [0, 1): T is the mask's outline, F the prediction's edges elsewhere.
 
-    An edge's length is the difference |p - q| of two neighbouring pixels' probabilities, summed;
-    0 where the prediction changes nowhere but across the mask's outline, however far it is off.
-    Neither focal nor dice loss knows of neighbours: holes, specks and steps cost them no more than
-    the same area along an outline. Not in the paper; the total variation of Rudin et al. 1992, but
-    for the places where it belongs.
+    The length of edges is the difference |p - q| of two neighbouring pixels' probabilities, summed;
+    F is 0 where the prediction changes nowhere but across the mask's outline, however far it is
+    off. Neither focal nor dice loss knows of neighbours: holes, specks and steps cost them no more
+    than the same area along an outline. Not in the paper; the total variation of Rudin et al. 1992,
+    but for the places where it belongs. As a share of both it is gentle on a ground of which little
+    is known yet: by F / T alone it would be best to leave that out.
     """
     probability = jax.nn.sigmoid(logits.astype(jnp.float32))
     false = true = jnp.zeros(())
@@ -76,7 +77,7 @@ def edge_loss(
         difference = jnp.abs(_fewer(probability, axis, 1) - _fewer(probability, axis, -1))
         false += _sum(jnp.where(changes, 0.0, difference), within)
         true += _sum(changes.astype(jnp.float32), within)
-    return false / jnp.maximum(true, 1.0)
+    return false / (false + jnp.maximum(true, 1.0))
 
 
 def mask_iou(

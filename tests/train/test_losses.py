@@ -87,7 +87,8 @@ def test_edge_loss(some):
     pairs = [((y, x), (y, x + 1)) for y in range(16) for x in range(15)]
     pairs += [((y, x), (y + 1, x)) for y in range(15) for x in range(16)]
     own = sum(t[a] != t[b] for a, b in pairs)
-    expected = [sum(abs(q[a] - q[b]) for a, b in pairs if t[a] == t[b]) / own for q in p]
+    false = [sum(abs(q[a] - q[b]) for a, b in pairs if t[a] == t[b]) for q in p]
+    expected = [f / (f + own) for f in false]
     targets = jnp.broadcast_to(target, logits.shape)
     np.testing.assert_allclose(edge_loss(logits, targets, EVERYWHERE), expected, rtol=1e-5)
 
@@ -97,10 +98,10 @@ def test_edge_loss_knows_holes_and_steps_but_no_outline():
     target = jnp.zeros((16, 16), bool).at[2:12, 2:12].set(True)
     sharp, faint = jnp.where(target, 50.0, -50.0), jnp.where(target, 0.1, -0.1)
     hole = sharp.at[5:7, 5:7].set(-50.0)
-    for logits, expected in ((sharp, 0.0), (faint, 0.0), (hole, 8 / 40)):
+    for logits, expected in ((sharp, 0.0), (faint, 0.0), (hole, 8 / 48)):
         np.testing.assert_allclose(edge_loss(logits, target, EVERYWHERE), expected, atol=1e-6)
     whole = jnp.ones((16, 16), bool)
-    np.testing.assert_allclose(edge_loss(hole, whole, EVERYWHERE), 40 + 8, rtol=1e-6)
+    np.testing.assert_allclose(edge_loss(hole, whole, EVERYWHERE), 48 / 49, rtol=1e-6)
 
 
 def test_edge_weight_adds_the_loss_of_the_chosen_mask(some):
