@@ -82,7 +82,7 @@ class SamAutomaticMaskGenerator:
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
         point_grids: list[np.ndarray] | None = None,
-        min_mask_region_area: int = MetasCount(0),
+        min_mask_region_area: int | float = MetasCount(0),
         output_mode: str = "binary_mask",
         *,
         progress: bool = False,

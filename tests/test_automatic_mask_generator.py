@@ -212,7 +212,10 @@ def test_the_signature_shows_metas_defaults():
         n: p.default for n, p in theirs.items() if n != "model"
     }
     shown = str(inspect.signature(SamAutomaticMaskGenerator))
-    assert "pred_iou_thresh: float = 0.88" in shown and "min_mask_region_area: int = 0" in shown
+    assert (
+        "pred_iou_thresh: float = 0.88" in shown
+        and "min_mask_region_area: int | float = 0" in shown
+    )
 
 
 def test_thresholds_of_the_model_where_the_caller_names_none():
