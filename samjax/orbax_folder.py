@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from samjax.buckets import copy_there, is_in_a_bucket, local_folder
@@ -45,8 +46,11 @@ def save_checkpoint(path: str | os.PathLike, model: AnyModel, *, overwrite: bool
     old one stays. A path in a bucket ("gs://bucket/name") has to be free: it is written to a local
     folder first, and `samjax.json`, without which nothing is a checkpoint, is copied last.
 
-    Raises `FileExistsError`, `ValueError` if the arrays do not fit the config, `ImportError` where
-    the bucket's library is missing, and `OSError` if the path cannot be written.
+    Of several processes the one that calls it writes, with nobody waiting.
+
+    Raises `FileExistsError`, `ValueError` if the arrays do not fit the config or this process has
+    only parts of them, `ImportError` where the bucket's library is missing, and `OSError` if the
+    path cannot be written.
     """
     kind = kind_of(model)
     _check_fits(flatten(model.params), kind.abstract_params(model.config), "The model")
@@ -62,7 +66,7 @@ def save_checkpoint(path: str | os.PathLike, model: AnyModel, *, overwrite: bool
     )  # fmt: skip
     with write_beside(path) as folder:
         folder.mkdir()
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(folder.absolute() / _PARAMS, _orbax_tree(model.params))
         _forget_the_place(folder / _PARAMS / "commit_success.txt")
         description = {
@@ -89,7 +93,7 @@ def read_checkpoint_directory(
     """
     kind, config, content = read_description(path)
     folder = path.absolute() / _PARAMS
-    with ocp.StandardCheckpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
+    with _checkpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
         tree = checkpointer.metadata(folder).item_metadata.tree
     stored = flatten(tree)
     expected = kind.abstract_params(config)
@@ -104,7 +108,7 @@ def read_checkpoint_directory(
         )
         for name in flatten(expected)
     }
-    with ocp.StandardCheckpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
+    with _checkpointer() as checkpointer, _damage(path, "Its arrays cannot be read"):
         restored = checkpointer.restore(folder, _orbax_tree(unflatten(target)))
     with _damage(path, f"The {kind.what} in its {DESCRIPTION} cannot be used"):
         return kind.build(unflatten(flatten(restored)), config, content)
@@ -154,6 +158,15 @@ def thresholds_in(content: dict[str, Any], path: Path | str) -> EverythingThresh
         return thresholds(content)
 
 
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Of this process alone: Orbax's would wait for all others of `jax.distributed`."""
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"samjax{process}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
 def _file_sizes(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
@@ -192,4 +205,14 @@ def _orbax_tree(params: Params) -> dict[str, Any]:
 
 
 def _orbax_leaf(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if jax.process_count() == 1:
+        return jnp.asarray(leaf)
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        raise ValueError(
+            f"Arrays are spread over {jax.process_count()} processes, and each has only a part of "
+            "them. Gather them first, in all processes: "
+            "jax.experimental.multihost_utils.process_allgather(params, tiled=True)."
+        )
+    return np.asarray(leaf)  # Orbax takes no array of one process's device among several.

@@ -12,16 +12,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from samjax.batch.plan import LOG
 from samjax.images import write_json
 
 SESSION = "session.json"
 BEAT = 2.0
 """Seconds between two signs of life."""
-LONGEST_LISTING = 3600
-"""Seconds that processes wait for the first one to list the pictures."""
 
 
 class Host(NamedTuple):
@@ -41,33 +37,6 @@ class Counts(NamedTuple):
     waited: float = 0.0
     seconds: float = 0.0
     state: str = "working"
-
-
-def join(
-    coordinator: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-) -> Host:
-    """Meets the other processes (`jax.distributed.initialize`, whose arguments these are: on Cloud
-    TPU, Slurm and Kubernetes it finds them itself).
-
-    Raises `ValueError` where they cannot be found.
-    """
-    try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, shutdown_timeout_seconds=LONGEST_LISTING
-        )
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"the other processes cannot be found: {error} On a cluster that JAX does not know, "
-            "give --coordinator HOST:PORT, --num-processes and --process-id."
-        ) from error
-    return Host(jax.process_index(), jax.process_count())
-
-
-def leave() -> None:
-    """Parts from the others, when all have called it. Each has its own devices from then on."""
-    jax.distributed.shutdown()
 
 
 def begin_session(folder: Path) -> None:

@@ -16,7 +16,7 @@ from samjax.batch.bar import bar
 from samjax.batch.collected import Collected
 from samjax.batch.devices import WEIGHTS, Feed, places, working
 from samjax.batch.finish import finish
-from samjax.batch.hosts import Host, Signs, begin_session, join, leave
+from samjax.batch.hosts import Host, Signs, begin_session
 from samjax.batch.items import Problem, Source, list_items
 from samjax.batch.plan import LOG, SHARDS, Shard, extend_plan, open_folder, read_plan
 from samjax.batch.prompt_files import PromptFile
@@ -27,9 +27,12 @@ from samjax.checkpoint import Model, load
 from samjax.failures import FAILURES, reason
 from samjax.locking import locked
 from samjax.models.params import fingerprint, flatten
+from samjax.processes import join, leave
 
 _log = logging.getLogger("samjax")
 
+LONGEST_LISTING = 3600
+"""Seconds that processes wait for the first one to list the pictures."""
 WRITE_PAUSES = (1.0, 4.0, 15.0)
 """Seconds before each new try to write a shard that could not be written."""
 SAMPLES = 2
@@ -103,7 +106,10 @@ def run(
     """
     _check(mode, prompts, formats, weights, shard_size, generator)
     asked = PromptFile(Path(prompts), mode) if prompts is not None else None
-    host = join(coordinator, num_processes, process_id) if distributed else Host(0, 1)
+    host = Host(0, 1)
+    if distributed:
+        join(coordinator, num_processes, process_id, parting_timeout=LONGEST_LISTING)
+        host = Host(jax.process_index(), jax.process_count())
     loaded = model if isinstance(model, Model) else load(model, dtype=dtype)
     if isinstance(model, Model) and dtype is not None:
         loaded = loaded.astype(dtype)

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-from samjax.cli.common import add_model, load_model, number
+from samjax.cli.common import add_model, add_processes, is_distributed, load_model, number
 from samjax.cli.everything import CARRIED, GENERATOR_ARGUMENTS
 
 
@@ -63,15 +63,7 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=0,
         help="processes that read pictures (default: threads of this one)",
     )  # fmt: skip
-    hosts = parser.add_argument_group("several processes")
-    hosts.add_argument(
-        "--distributed", action="store_true",
-        help="share the work with other processes that are started with the same command: on Cloud "
-        "TPU, Slurm and Kubernetes they find each other",
-    )  # fmt: skip
-    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: process 0's address")
-    hosts.add_argument("--num-processes", type=int, metavar="N")
-    hosts.add_argument("--process-id", type=int, metavar="I")
+    hosts = add_processes(parser, "the work")
     hosts.add_argument(
         "--host-timeout", type=float, default=60.0, metavar="SECONDS",
         help="without a sign of life, after which others do a process's work (default: 60)",
@@ -90,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
     given = {name: getattr(args, name) for name in GENERATOR_ARGUMENTS}
     started = time.monotonic()
-    distributed = args.distributed or args.coordinator is not None
+    distributed = is_distributed(args)
     done = batch.run(
         args.source, args.output, model=args.model if distributed else load_model(args.model),
         mode=args.mode, prompts=args.prompts, formats=args.formats, overlays=args.overlays,

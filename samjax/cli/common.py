@@ -30,6 +30,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_processes(parser: argparse.ArgumentParser, shared: str) -> argparse._ArgumentGroup:
+    """What a command needs to work in several processes; `shared` is what they share."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--distributed", action="store_true",
+        help=f"share {shared} with other processes that are started with the same command: on "
+        "Cloud TPU, Slurm and Kubernetes they find each other",
+    )  # fmt: skip
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="elsewhere: process 0's address")
+    group.add_argument("--num-processes", type=int, metavar="N")
+    group.add_argument("--process-id", type=int, metavar="I")
+    return group
+
+
+def is_distributed(args: argparse.Namespace) -> bool:
+    return args.distributed or args.coordinator is not None
+
+
 def load_model(source: str | None) -> "samjax.checkpoint.Model":
     """A Segment Anything model, and says what. None is the package's own model."""
     from samjax.checkpoint import load

@@ -4,6 +4,8 @@ import argparse
 import importlib
 from typing import Any
 
+from samjax.cli.common import add_processes, is_distributed
+
 PARTS = ("all", "decoder", "hq", "decoder+neck", "lora", "lora+decoder")
 
 _FLAGS: dict[str, tuple[str, type, str]] = {
@@ -45,6 +47,7 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="others",
         help="any other setting, such as train.weight_decay=0.05 or augment=false",
     )  # fmt: skip
+    add_processes(parser, "a step's pictures")
     parser.set_defaults(run=run)
 
 
@@ -70,6 +73,11 @@ def run(args: argparse.Namespace) -> int:
         if not values.get(name):
             raise ValueError(f"--{name} is missing, and no settings file names one")
     settings = RunConfig.from_dict(values)
+
+    if is_distributed(args):
+        from samjax.processes import join
+
+        join(args.coordinator, args.num_processes, args.process_id)
 
     from samjax.train.loop import run_training
 

@@ -148,14 +148,18 @@ class Checkpoints:
             )
 
     def _forget(self, step: int, last: int | None) -> None:
-        """Removes what an unfinished save has left, and lets the manager look anew."""
-        self._manager.close()
+        """Removes what an unfinished save has left, and lets the manager look anew, which it does
+        only together with the other processes: where there are some, this one's run is over."""
+        alone = jax.process_count() == 1
+        if alone:
+            self._manager.close()
         if jax.process_index() == 0:
             for unfinished in self.folder.glob(_UNFINISHED):
                 shutil.rmtree(unfinished, ignore_errors=True)
             if last != step:
                 shutil.rmtree(self.folder / str(step), ignore_errors=True)
-        self._manager = self._open()
+        if alone:
+            self._manager = self._open()
 
 
 def _saved(state: TrainState) -> dict[str, Any]:

@@ -131,8 +131,8 @@ def make_loader(
         )
     load = LoadExample(sources, settings, replace=replace_bad, embeddings=embeddings)
     keys = _keys(sources, weights, seed=seed, shuffle=shuffle, num_epochs=num_epochs)
-    examples = keys.random_map(load, seed=seed)[process_index::process_count]
-    batches = examples.batch(batch_size, drop_remainder=drop_remainder)
+    batches = keys.random_map(load, seed=seed).batch(batch_size, drop_remainder=drop_remainder)
+    batches = batches[process_index::process_count]
     read = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(num_threads, 1))
     loader = batches.to_iter_dataset(read)
     if num_workers:

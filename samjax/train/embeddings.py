@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Float32
 from tqdm import tqdm
@@ -58,13 +59,16 @@ class EmbeddingCache:
         *,
         progress: bool = False,
     ) -> int:
-        """Computes what is missing, and returns the number. Pictures that cannot be read are left
+        """Computes what is missing, and returns the number; of several processes each does its
+        share. Pictures that cannot be read are left
         to the loader, which reports them. Raises OSError where the folder cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         computed = 0
         records = [(source, i) for source in sources for i in range(len(source))]
+        share = records[jax.process_index() :: jax.process_count()]
+        shown = progress and jax.process_index() == 0
         for source, index in tqdm(
-            records, desc="image embeddings", unit="picture", disable=not progress, file=sys.stderr
+            share, desc="image embeddings", unit="picture", disable=not shown, file=sys.stderr
         ):
             try:
                 record = source.read(index)

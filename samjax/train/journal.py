@@ -10,23 +10,27 @@ from samjax.checkpoint import write_beside
 
 class Journal:
     """A CSV file whose first column is the step. It goes on where a continued run goes on: rows
-    of steps after `step` are from before it was killed, and are dropped."""
+    of steps after `step` are from before it was killed, and are dropped. Of several processes one
+    `writes` the file; in the others the rows are the same."""
 
-    def __init__(self, path: Path, columns: tuple[str, ...], *, step: int):
-        self.path, self.columns = path, ("step", *columns)
-        kept = [row for row in read_journal(path) if row["step"] <= step]
+    def __init__(self, path: Path, columns: tuple[str, ...], *, step: int, writes: bool = True):
+        self.path, self.columns, self.writes = path, ("step", *columns), writes
+        self.rows = [row for row in read_journal(path) if row["step"] <= step]
+        if not writes:
+            return
         with write_beside(path) as new, new.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(self.columns)
             writer.writerows(
-                [_text(row.get(name, math.nan)) for name in self.columns] for row in kept
+                [_text(row.get(name, math.nan)) for name in self.columns] for row in self.rows
             )
-        self.rows = kept
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one row at once; columns without a value stay empty."""
         row = {"step": float(step), **values}
         self.rows.append(row)
+        if not self.writes:
+            return
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([_text(row.get(name, math.nan)) for name in self.columns])

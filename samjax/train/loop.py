@@ -1,17 +1,15 @@
 """A training run from its settings to a trained model, through interruptions."""
 
-import contextlib
 import dataclasses
-import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from samjax.checkpoint import Model, load, save_checkpoint
@@ -30,7 +28,16 @@ from samjax.train.gradients import Batch, encoder_is_frozen
 from samjax.train.journal import Journal, draw_curves
 from samjax.train.run_config import RunConfig
 from samjax.train.samples import sample_sheet
-from samjax.train.step import Metrics, TrainState, init_state, shard, train_step, trained_params
+from samjax.train.step import (
+    Metrics,
+    TrainState,
+    init_state,
+    replicate,
+    shard,
+    train_step,
+    trained_params,
+)
+from samjax.train.stopping import stop_signals
 
 LOG, EVALUATIONS, CURVES, SAMPLES = "log.csv", "evaluation.csv", "curves.png", "samples"
 CHECKPOINTS, MODEL = "checkpoints", "model"
@@ -49,6 +56,11 @@ def run_training(run: RunConfig, *, progress: bool = True) -> Path:
     parameters that it would have had without a stop. Leaves in `run.output`: `checkpoints`,
     `log.csv`, and at each evaluation `evaluation.csv`, `curves.png`, `samples/step_N.png` and
     `model` (the average of the parameters, where one is kept).
+
+    With several processes (`jax.distributed.initialize`, or `samjax.processes.join`, before
+    anything else) each calls this with the same run, and all see the same folders. Each loads its
+    share of a step's pictures; process 0 evaluates and writes. What is trained does not depend on
+    their number, up to the order in which devices' gradients are added.
 
     Ctrl-C and SIGTERM end it with `KeyboardInterrupt` after a last checkpoint. A checkpoint that
     cannot be written is warned of, and tried again at the next turn. Raises `CheckpointError` when
@@ -76,7 +88,9 @@ def run_training(run: RunConfig, *, progress: bool = True) -> Path:
         encoder = Model(params, config)
         embeddings = EmbeddingCache(Path(run.embedding_cache), encoder)
         embeddings.fill(encoder, sources, settings, progress=progress)
+        multihost_utils.sync_global_devices("samjax: embeddings are kept")
     mesh = _mesh(run)
+    state = replicate(mesh, state)
     loader = make_loader(
         sources, settings, batch_size=run.batch_size // jax.process_count(), seed=run.seed,
         weights=[data.weight for data in run.data] if len(run.data) > 1 else None,
@@ -90,9 +104,11 @@ def run_training(run: RunConfig, *, progress: bool = True) -> Path:
         if restored is not None:
             state = restored.state
             examples.set_state(restored.loader)
-            tqdm.write(
-                f"continuing at step {int(state.step)} of {run.train.total_steps}", file=sys.stderr
-            )
+            if jax.process_index() == 0:
+                tqdm.write(
+                    f"continuing at step {int(state.step)} of {run.train.total_steps}",
+                    file=sys.stderr,
+                )
         return _Run(run, output, model, config, mesh, checkpoints, sources, validation).steps(
             state, examples, progress=progress
         )
@@ -118,8 +134,11 @@ class _Run:
 
     def steps(self, state: TrainState, examples, *, progress: bool) -> Path:
         run, first = self.run, int(state.step)
-        self.log = Journal(self.output / LOG, LOG_COLUMNS, step=first)
-        self.evaluations = Journal(self.output / EVALUATIONS, PROTOCOLS, step=first)
+        self.progress = progress and self.writes
+        self.log = Journal(self.output / LOG, LOG_COLUMNS, step=first, writes=self.writes)
+        self.evaluations = Journal(
+            self.output / EVALUATIONS, PROTOCOLS, step=first, writes=self.writes
+        )
         before = self.log.rows[-1]["seconds"] if self.log.rows else 0.0
         self.start = time.monotonic() - before
         step = train_step(self.config, run.train)
@@ -127,10 +146,10 @@ class _Run:
         pending: list[Metrics] = []
         saved = True
         bar = tqdm(
-            total=total, initial=first, unit="step", disable=not progress, file=sys.stderr,
-            dynamic_ncols=True,
+            total=total, initial=first, unit="step", disable=not self.progress,
+            file=sys.stderr, dynamic_ncols=True,
         )  # fmt: skip
-        with bar, _stop_signals() as stopped:
+        with bar, stop_signals(self.mesh) as stop_is_asked:
             for number in range(first + 1, total + 1):
                 example = next(examples)
                 self.report.add_counts(example.left_out)
@@ -139,32 +158,30 @@ class _Run:
                 if pending:  # One step ahead keeps the device busy; more would outrun the bar.
                     jax.block_until_ready(pending[-1])
                 pending.append(metrics)
-                if number % run.log_every == 0 or number == total or stopped.is_set():
+                stopped = stop_is_asked()
+                if number % run.log_every == 0 or number == total or stopped:
                     bar.set_postfix_str(self._write_log(number, pending))
                     pending = []
                 bar.update()
-                due = number % run.checkpoint_every == 0 or number == total or stopped.is_set()
+                due = number % run.checkpoint_every == 0 or number == total or stopped
                 if due:
                     if pending:
                         self._write_log(number, pending)
                         pending = []
                     saved = self._save(state, examples.get_state(), number == total)
-                if stopped.is_set():
+                if stopped:
                     if saved:
                         self._write_model(state)
-                    tqdm.write(
-                        f"stopped after step {number}; the same command goes on from "
-                        f"{'there' if saved else 'the last checkpoint'}"
-                        f"{f', and {self.output / MODEL} is the model so far' if saved else ''}",
-                        file=sys.stderr,
-                    )
+                    if self.writes:
+                        self._tell_where_it_stopped(number, saved)
                     raise KeyboardInterrupt
                 if number == total or (run.evaluate_every and number % run.evaluate_every == 0):
                     self._evaluate(state, number)
         if first >= total and not (self.output / MODEL).exists():
             self._evaluate(state, first)
-        if self.report.counts:
+        if self.report.counts and self.writes:
             print(self.report, file=sys.stderr)
+        multihost_utils.sync_global_devices("samjax: the model is written")
         return self.output / MODEL
 
     def _write_log(self, number: int, pending: list[Metrics]) -> str:
@@ -182,19 +199,26 @@ class _Run:
             **means._asdict(),
             "left_out": float(self.report.counts.total()),
         }
-        if self.writes:
-            self.log.add(number, row)
+        self.log.add(number, row)
         return f"loss {means.loss:.3f}, IoU {means.last_iou:.3f}"
 
     def _save(self, state: TrainState, loader, last: bool) -> bool:
         try:
             self.checkpoints.save(state, loader)
         except CheckpointError as error:
-            if last:
+            if last or jax.process_count() > 1:  # The others wait for this one.
                 raise
             warnings.warn(f"{error} Training goes on.", stacklevel=2)
             return False
         return True
+
+    def _tell_where_it_stopped(self, number: int, saved: bool) -> None:
+        tqdm.write(
+            f"stopped after step {number}; the same command goes on from "
+            f"{'there' if saved else 'the last checkpoint'}"
+            f"{f', and {self.output / MODEL} is the model so far' if saved else ''}",
+            file=sys.stderr,
+        )
 
     def _write_model(self, state: TrainState) -> Model:
         params = jax.device_get(trained_params(self.config, self.run.train, state))
@@ -212,7 +236,7 @@ class _Run:
         if self.validation:
             each = -(-self.run.validation_pictures // len(self.validation))
             found = [
-                evaluate(predictor, source, max_pictures=each, progress=True)
+                evaluate(predictor, source, max_pictures=each, progress=self.progress)
                 for source in self.validation
             ]
             ious = {p: np.concatenate([one.ious[p] for one in found]) for p in PROTOCOLS}
@@ -273,25 +297,3 @@ def _mesh(run: RunConfig) -> jax.sharding.Mesh:
             f"parts each need a multiple of {parts}"
         )
     return jax.make_mesh((len(devices),), ("data",), devices=devices)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that the step they come in is finished. A second
-    Ctrl-C is one."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def stop(number: int, frame: object) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -123,6 +123,23 @@ def train_step(config: SamConfig, train: TrainConfig) -> Step:
     return step
 
 
+def replicate(mesh: jax.sharding.Mesh, state: TrainState) -> TrainState:
+    """The state on every device of a mesh; where there are several processes, each has to give the
+    same."""
+    mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(state, replicated)
+    return jax.tree.map(
+        lambda x: (
+            jax.make_array_from_process_local_data(replicated, np.asarray(x))
+            if x.is_fully_addressable
+            else x
+        ),
+        state,
+    )
+
+
 def shard(mesh: jax.sharding.Mesh, state: TrainState, batch: Batch) -> tuple[TrainState, Batch]:
     """State on every device of a mesh, pictures spread over its axis "data".
 
@@ -130,10 +147,9 @@ def shard(mesh: jax.sharding.Mesh, state: TrainState, batch: Batch) -> tuple[Tra
     types of the mesh's own axes. Where there are several processes, each gives the pictures for
     its own devices. Raises `ValueError` when the pictures cannot be divided among the devices.
     """
+    state = replicate(mesh, state)
     mesh = jax.sharding.Mesh(mesh.devices, mesh.axis_names)
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    state = jax.device_put(state, replicated)
     if jax.process_count() == 1:
         return state, jax.device_put(batch, spread)
     return state, jax.tree.map(

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from samjax import batch
 from samjax.batch.hosts import Counts, Host, Signs, begin_session
 from samjax.batch.items import list_items
 from samjax.batch.reading import read_all
+from several_processes import finished, processes, together
 from small_batch import EASY, contents, make_pictures
 
 pytestmark = pytest.mark.optimized
@@ -23,26 +21,21 @@ pytestmark = pytest.mark.optimized
 FLAGS = [word for name, value in EASY.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
+WAIT = ["--host-timeout", 8]
+
+
 @pytest.fixture
 def command(model_folder, tmp_path):
     """A process that has begun; `devices` are simulated."""
-    started = []
+    with processes() as start:
 
-    def start(output, *more, devices=1):
-        environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-        words = [sys.executable, "-m", "samjax", "batch", tmp_path / "in", tmp_path / output,
-                 "--model", model_folder, "--shard-size", 4, *FLAGS, *more]  # fmt: skip
-        process = subprocess.Popen(
-            list(map(str, words)), env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-        started.append(process)
-        return process
+        def batch(output, *more, devices=1):
+            return start(
+                ["batch", tmp_path / "in", tmp_path / output, "--model", model_folder,
+                 "--shard-size", 4, *FLAGS, *more], devices,
+            )  # fmt: skip
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+        yield batch
 
 
 @pytest.fixture
@@ -55,22 +48,6 @@ def alone(small_model, tmp_path):
     return contents(tmp_path / "alone")
 
 
-def together(number):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        ["--coordinator", f"127.0.0.1:{port}", "--num-processes", number, "--process-id", i,
-         "--host-timeout", 8] for i in range(number)
-    ]  # fmt: skip
-
-
-def finished(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
 @pytest.mark.parametrize("devices", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_several_devices_give_the_same_bytes(command, alone, tmp_path, devices):
     """A program is compiled for each device, which takes most of the time."""
@@ -79,7 +56,7 @@ def test_several_devices_give_the_same_bytes(command, alone, tmp_path, devices):
 
 
 def test_two_processes_with_two_devices_give_the_same_bytes(command, alone, tmp_path):
-    pair = [command("pair", *words, devices=2) for words in together(2)]
+    pair = [command("pair", *words, *WAIT, devices=2) for words in together(2)]
     for process in pair:
         finished(process)
     assert contents(tmp_path / "pair") == alone
@@ -115,7 +92,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(command, alone, tmp_
 @pytest.mark.parametrize("lost", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_one_of_two_processes_is_killed(command, alone, tmp_path, lost):
     """The first one too, by which they had met."""
-    pair = [command("out", *words) for words in together(2)]
+    pair = [command("out", *words, *WAIT) for words in together(2)]
     victim, other = pair[lost], pair[1 - lost]
     while victim.poll() is None and not (tmp_path / f"out/shards/0000{lost}").exists():
         time.sleep(0.02)
