@@ -38,7 +38,7 @@ bench: $(BENCH)  ## the figures in the README, and the peers: about an hour, and
 	$(BIN)/python -m benchmarks.scaling
 
 demo: $(DEMO)/.installed  ## a picture with the package alone: everything, a click and a box
-	$(DEMO)/bin/samjax everything docs/dogs.jpg --points-per-side 16 --output demo/everything --overwrite
+	$(DEMO)/bin/samjax everything docs/dogs.jpg --output demo/everything --overwrite
 	$(DEMO)/bin/samjax predict docs/dogs.jpg --point 690 370 --output demo/click --overwrite
 	$(DEMO)/bin/samjax predict docs/dogs.jpg --box 452 186 606 582 --output demo/box --overwrite
 	@ls demo/*/dogs/overlay.png demo/*/coco.json

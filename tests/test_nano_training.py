@@ -53,6 +53,7 @@ def test_stages_follow_each_other():
     starts[8] = str(ROOT / "nano-training/average78")
     starts[10] = str(ROOT / "nano-training/average78910")
     starts[11] = str(ROOT / "nano-training/average71011")
+    starts[12] = str(ROOT / "nano-training/average781012")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
