@@ -45,7 +45,9 @@ def add_processes(parser: argparse.ArgumentParser, shared: str) -> argparse._Arg
 
 
 def is_distributed(args: argparse.Namespace) -> bool:
-    return args.distributed or args.coordinator is not None
+    """A process that is given a part of this, and not all, is told so when it looks for others."""
+    given = (args.coordinator, args.num_processes, args.process_id)
+    return args.distributed or any(value is not None for value in given)
 
 
 def load_model(source: str | None) -> "samjax.checkpoint.Model":

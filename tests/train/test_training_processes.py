@@ -123,7 +123,11 @@ def test_a_killed_process_ends_the_other(folder, train):
     assert pair[0].returncode not in (0, None)
 
 
-def test_processes_that_are_not_there(folder, train):
-    output = finished(train("alone", "--coordinator", "127.0.0.1:1", "--num-processes", "2"), 2)
+@pytest.mark.parametrize("words", [
+    ["--coordinator", "127.0.0.1:1", "--num-processes", 2],
+    ["--num-processes", 2, "--process-id", 1],
+])  # fmt: skip
+def test_processes_that_are_not_there(folder, train, words):
+    output = finished(train("alone", *words), 2)
     assert "the other processes cannot be found" in output
     assert not (folder / "alone").exists()
