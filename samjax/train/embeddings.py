@@ -60,8 +60,8 @@ class EmbeddingCache:
         progress: bool = False,
     ) -> int:
         """Computes what is missing, and returns the number; of several processes each does its
-        share. Pictures that cannot be read are left
-        to the loader, which reports them. Raises OSError where the folder cannot be written."""
+        share. Pictures that cannot be read are left to the loader, which reports them. Raises
+        OSError where the folder cannot be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         computed = 0
         records = [(source, i) for source in sources for i in range(len(source))]
