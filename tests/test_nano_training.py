@@ -54,6 +54,7 @@ def test_stages_follow_each_other():
     starts[10] = str(ROOT / "nano-training/average78910")
     starts[11] = str(ROOT / "nano-training/average71011")
     starts[12] = str(ROOT / "nano-training/average781012")
+    starts[13] = str(ROOT / "nano-training/average12_13")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
@@ -147,7 +148,10 @@ def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share, pa
         pixels = rng.integers(0, 256, (80, 120, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     texture = surfaces.texture_of(
-        [tmp_path / "a.png", tmp_path / "b.png"], plain_share=plain_share, muted_share=0.5
+        [tmp_path / "a.png", tmp_path / "b.png"],
+        plain_share=plain_share,
+        muted_share=0.5,
+        bright_share=0.5,
     )
     things = surfaces.things_of(content, tmp_path, pairs_share=pairs_share)
     path = synthetic.write(tmp_path / "out", 4, 1, texture, things, things_share, marks_share)
@@ -165,6 +169,15 @@ def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share, pa
         assert masks.sum((1, 2)).tolist() == areas and min(areas) >= synthetic.MIN_AREA
     again = synthetic.write(tmp_path / "again", 4, 1, texture, things, things_share, marks_share)
     assert again.read_text() == path.read_text()
+
+
+def test_bright_grounds_are_nearly_white():
+    drawn = surfaces.texture_of([], plain_share=1.0, bright_share=1.0)
+    for seed in range(8):
+        colour = drawn(np.random.default_rng(seed), 90, 120).mean((0, 1))
+        assert 180 < colour.max() < 270 and colour.min() > colour.max() / 3
+    dark = surfaces.texture_of([], plain_share=1.0)
+    assert min(dark(np.random.default_rng(s), 90, 120).mean((0, 1)).max() for s in range(8)) < 180
 
 
 def test_two_of_a_kind_stand_side_by_side(tmp_path):

@@ -46,16 +46,25 @@ def shape(
 
 
 def texture_of(
-    pictures: Sequence[Path], *, plain_share: float = 0.0, muted_share: float = 0.0
+    pictures: Sequence[Path],
+    *,
+    plain_share: float = 0.0,
+    muted_share: float = 0.0,
+    bright_share: float = 0.0,
 ) -> Texture:
     """Crops of these pictures, enlarged to fill what is asked for, with other colours.
 
-    A `plain_share` of them is `plain` instead, of which a `muted_share` is nearly grey.
+    A `plain_share` of them is `plain` instead, of which a `muted_share` is nearly grey, and a
+    `bright_share` nearly white, as sand and snow.
     """
 
+    def chosen(rng: np.random.Generator, share: float) -> bool:
+        return share > 0 and rng.random() < share
+
     def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-        if plain_share and rng.random() < plain_share:
-            return plain(rng, height, width, muted=muted_share > 0 and rng.random() < muted_share)
+        if chosen(rng, plain_share):
+            muted, bright = chosen(rng, muted_share), chosen(rng, bright_share)
+            return plain(rng, height, width, muted=muted, bright=bright)
         source = read_image(pictures[int(rng.integers(len(pictures)))])
         side = int(min(source.shape[0], source.shape[1], rng.integers(16, 96)))
         y = int(rng.integers(source.shape[0] - side + 1))
@@ -131,11 +140,20 @@ def alike(rng: np.random.Generator, changed: Surface, model: Surface) -> Surface
     return changed[0] + np.float32(rng.uniform()) * difference, changed[1]
 
 
-def plain(rng: np.random.Generator, height: int, width: int, *, muted: bool = False) -> np.ndarray:
+def plain(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    muted: bool = False,
+    bright: bool = False,
+) -> np.ndarray:
     """One colour that changes slowly towards another, with noise of every size upon it."""
     first = rng.uniform(30, 225, 3)
-    if muted:
+    if muted or bright:
         first = first.mean() + (first - first.mean()) * rng.uniform(0, 0.4)
+    if bright:
+        first = first * rng.uniform(210, 255) / first.max()
     other = np.clip(first + rng.normal(scale=25, size=3), 0, 255)
     share = blurred_noise(rng, (2, 2), height, width)[..., None]
     pixels = first + (other - first) * share

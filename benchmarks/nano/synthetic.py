@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", default="synthetic", help="the folder's, in nano-training")
     parser.add_argument("--plain", type=float, default=0.0, help="share of drawn textures, 0 to 1")
     parser.add_argument("--muted", type=float, default=0.0, help="share of drawn ones near grey")
+    parser.add_argument("--bright", type=float, default=0.0, help="share of drawn ones near white")
     parser.add_argument("--things", type=float, default=0.0, help="share of things among shapes")
     parser.add_argument("--marks", type=float, default=0.0, help="share of grounds with shadows")
     parser.add_argument("--pairs", type=float, default=0.0, help="share of things that are two")
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [image["file_name"] for image in content["images"]]
     pictures = args.folder / "data/coco-mix/images"
     texture = texture_of(
-        [pictures / name for name in names], plain_share=args.plain, muted_share=args.muted
+        [pictures / name for name in names],
+        plain_share=args.plain,
+        muted_share=args.muted,
+        bright_share=args.bright,
     )
     things = things_of(content, pictures, pairs_share=args.pairs) if args.things else None
     folder = args.folder / args.name

@@ -33,6 +33,8 @@ class TrainConfig:
     dice_weight: float = 1.0
     edge_weight: float = 0.0
     """Of `edge_loss`, which makes outlines smooth and grounds whole. Not in the paper."""
+    outline_weight: float = 0.0
+    """Of `outline_loss`, which counts the pixels near the outline alone. Not in the paper."""
     iou_weight: float = 1.0
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25

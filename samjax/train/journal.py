@@ -7,6 +7,8 @@ from pathlib import Path
 
 from samjax.checkpoint import write_beside
 
+LOSSES = ("loss", "focal_loss", "dice_loss", "edge_loss", "outline_loss", "iou_loss")
+
 
 class Journal:
     """A CSV file whose first column is the step. It goes on where a continued run goes on: rows
@@ -61,7 +63,7 @@ def draw_curves(path: Path, log: Journal, evaluations: Journal) -> None:
     figure = Figure(figsize=(12, 4), layout="constrained")
     losses, training, validation = figure.subplots(1, 3)
     for axes, names, title in (
-        (losses, ("loss", "focal_loss", "dice_loss", "edge_loss", "iou_loss"), "loss"),
+        (losses, LOSSES, "loss"),
         (training, ("first_iou", "last_iou"), "mean IoU in training"),
         (validation, evaluations.columns[1:], "mean IoU in validation"),
     ):

@@ -44,6 +44,7 @@ class Metrics(NamedTuple):
     focal_loss: Float[Array, ""]
     dice_loss: Float[Array, ""]
     edge_loss: Float[Array, ""]
+    outline_loss: Float[Array, ""]
     iou_loss: Float[Array, ""]
     first_iou: Float[Array, ""]
     last_iou: Float[Array, ""]

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from samjax.train.config import TrainConfig
-from samjax.train.losses import dice_loss, edge_loss, focal_loss, mask_iou, object_loss
+from samjax.train.losses import (
+    dice_loss,
+    edge_loss,
+    focal_loss,
+    mask_iou,
+    object_loss,
+    outline_loss,
+)
 from samjax.types import Predictions
 
 EVERYWHERE = jnp.ones((16, 16), bool)
@@ -65,7 +72,7 @@ def test_losses_are_float32_from_half_precision(some):
     logits, _, target = some
     half = logits.astype(jnp.bfloat16)
     targets = jnp.broadcast_to(target, half.shape)
-    for loss in (focal_loss, dice_loss, edge_loss):
+    for loss in (focal_loss, dice_loss, edge_loss, outline_loss):
         got = loss(half, targets, EVERYWHERE)
         assert got.dtype == jnp.float32
         np.testing.assert_array_equal(got, loss(half.astype(jnp.float32), targets, EVERYWHERE))
@@ -104,19 +111,51 @@ def test_edge_loss_knows_holes_and_steps_but_no_outline():
     np.testing.assert_allclose(edge_loss(hole, whole, EVERYWHERE), 48 / 49, rtol=1e-6)
 
 
-def test_edge_weight_adds_the_loss_of_the_chosen_mask(some):
+@pytest.mark.parametrize("distance", [1, 3])
+def test_outline_loss(some, distance):
+    """By its words: which pixels are near in a loop over each one's surroundings, then dice."""
+    logits, _, _ = some
+    target = np.zeros((16, 16), bool)
+    target[4:12, 3:] = True  # its right edge is the picture's, and no outline
+    near = np.zeros((16, 16), bool)
+    for y in range(16):
+        for x in range(16):
+            around = target[max(0, y - distance) : y + distance + 1,
+                            max(0, x - distance) : x + distance + 1]  # fmt: skip
+            near[y, x] = around.any() and not around.all()
+    assert near.any() and not near.all() and not near[8, 15]
+    expected = torch_dice(torch.tensor(np.asarray(logits)[:, near]).unsqueeze(1),
+                          torch.tensor(target[near]).unsqueeze(0))  # fmt: skip
+    targets = jnp.broadcast_to(target, logits.shape)
+    got = outline_loss(logits, targets, EVERYWHERE, distance=distance)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_outline_loss_minds_the_outline_alone():
+    """What is wrong far from it costs nothing, and neither does a mask without an outline."""
+    target = jnp.zeros((32, 32), bool).at[8:24, 8:].set(True)
+    sharp = jnp.where(target, 50.0, -50.0)
+    hole, wider = sharp.at[15:17, 20:].set(-50.0), sharp.at[7, 8:].set(50.0)
+    for logits, cost in ((sharp, False), (hole, False), (wider, True)):
+        assert (outline_loss(logits, target, jnp.ones((32, 32), bool)) > 1e-6) == cost
+    whole = jnp.ones((16, 16), bool)
+    assert outline_loss(jnp.where(whole, -1.0, 1.0), whole, EVERYWHERE) == 0
+
+
+@pytest.mark.parametrize("part, loss", [("edge", edge_loss), ("outline", outline_loss)])
+def test_weights_add_further_losses_of_the_chosen_mask(some, part, loss):
     logits, ious, target = some
 
     def of(weight):
-        train = TrainConfig(edge_weight=weight)
+        train = TrainConfig(**{f"{part}_weight": weight})
         return object_loss(Predictions(logits, ious), target, jnp.array(False), EVERYWHERE,
                            train=train, mask_threshold=0.0)  # fmt: skip
 
     without, with_it = of(0.0), of(0.5)
-    edge = edge_loss(logits[0], target, EVERYWHERE)
-    assert edge > 0
-    np.testing.assert_allclose(with_it, without._replace(edge=edge, total=without.total + edge / 2),
-                               rtol=1e-6)  # fmt: skip
+    cost = loss(logits[0], target, EVERYWHERE)
+    assert cost > 0
+    expected = without._replace(**{part: cost}, total=without.total + cost / 2)
+    np.testing.assert_allclose(with_it, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("ambiguous", [True, False])
@@ -124,7 +163,7 @@ def test_padded_pixels_count_nowhere(some, ambiguous):
     """A padded picture has the loss of the picture alone, and no gradient where it was padded."""
     logits, ious, target = some
     inside = jnp.broadcast_to(jnp.arange(16) < 10, (16, 16))
-    kw = dict(train=TrainConfig(edge_weight=0.5), mask_threshold=0.0)
+    kw = dict(train=TrainConfig(edge_weight=0.5, outline_weight=0.5), mask_threshold=0.0)
     flag = jnp.array(ambiguous)
 
     def loss(masks, target, inside):
@@ -153,7 +192,7 @@ def expected_object_loss(logits, ious, target, ambiguous, iou_masks):
     focal, dice, iou = min(counted, key=lambda x: 20 * x[0] + x[1])
     if iou_masks == "all":
         iou = np.mean([x[2] for x in counted])
-    return 20 * focal + dice + iou, focal, dice, 0.0, iou
+    return 20 * focal + dice + iou, focal, dice, 0.0, 0.0, iou
 
 
 @pytest.mark.parametrize("iou_masks", ["all", "chosen"])
