@@ -8,8 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from samjax import SamConfig, inference
-from samjax.platforms import lowered_for, platform_dependent, platform_of
+from samjax import SamConfig, inference, platforms
+from samjax.platforms import (
+    bfloat16_pays,
+    lowered_for,
+    multiplies_bfloat16,
+    platform_dependent,
+    platform_of,
+)
 
 
 @pytest.fixture
@@ -123,3 +129,23 @@ def test_random_parameters_within_a_callers_program():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
         within, alone["prompt_encoder"],
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "vendor, flags, pays",
+    [
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", True),
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("AuthenticAMD", "avx2 fma", False),
+    ],
+)
+def test_where_bfloat16_is_multiplied_as_such(vendor, flags, pays, tmp_path, monkeypatch):
+    cpuinfo = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: some\nflags\t\t: fpu {flags}\n"
+    assert bfloat16_pays(cpuinfo) == pays
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    for path, expected in ((tmp_path / "cpuinfo", pays), (tmp_path / "none", False)):
+        multiplies_bfloat16.cache_clear()
+        monkeypatch.setattr(platforms, "CPUINFO", path)
+        assert multiplies_bfloat16() == expected
+    multiplies_bfloat16.cache_clear()

@@ -84,8 +84,8 @@ def float32_dot(
     """`at_least_float32(function(x, y))`, without rounding the sums.
 
     XLA:CPU multiplies bfloat16 as such only where its sums stay float32, and makes it float32 first
-    elsewhere. On a processor with a matrix unit for it the first takes a third of the time, on one
-    without half as long again.
+    elsewhere. The first takes from a third of the time to half as long again, by the processor:
+    `samjax.platforms.bfloat16_pays`.
     """
     if x.dtype.itemsize >= 4:
         return function(x, y)
