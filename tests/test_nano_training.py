@@ -55,7 +55,6 @@ def test_stages_follow_each_other():
     starts[11] = str(ROOT / "nano-training/average71011")
     starts[12] = str(ROOT / "nano-training/average781012")
     starts[13] = str(ROOT / "nano-training/average12_13")
-    starts[14] = str(ROOT / "nano-training/average13_14")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
@@ -129,18 +128,10 @@ def test_average_of_two_models():
 
 
 @pytest.mark.parametrize(
-    "plain_share, things_share, marks_share, pairs_share, planes_share",
-    [
-        (0.0, 0.0, 0.0, 0.0, 0.0),
-        (0.6, 0.5, 0.0, 0.0, 0.0),
-        (0.6, 0.5, 0.7, 0.0, 0.0),
-        (0.6, 1.0, 0.7, 1.0, 0.0),
-        (0.6, 0.5, 0.7, 0.0, 1.0),
-    ],
+    "plain_share, things_share, marks_share, pairs_share",
+    [(0.0, 0.0, 0.0, 0.0), (0.6, 0.5, 0.0, 0.0), (0.6, 0.5, 0.7, 0.0), (0.6, 1.0, 0.7, 1.0)],
 )
-def test_synthetic_pictures(
-    tmp_path, plain_share, things_share, marks_share, pairs_share, planes_share
-):
+def test_synthetic_pictures(tmp_path, plain_share, things_share, marks_share, pairs_share):
     """Every annotation is of its picture's size, and no pixel is in two that no shape holds."""
     rng = np.random.default_rng(0)
     thing = np.zeros((80, 120), np.uint8)
@@ -163,8 +154,7 @@ def test_synthetic_pictures(
         bright_share=0.5,
     )
     things = surfaces.things_of(content, tmp_path, pairs_share=pairs_share)
-    shares = (things_share, marks_share, planes_share)
-    path = synthetic.write(tmp_path / "out", 4, 1, texture, things, *shares)
+    path = synthetic.write(tmp_path / "out", 4, 1, texture, things, things_share, marks_share)
     source = open_source(path)
     assert len(source) == 4 and not source.report.counts
     written = json.loads(path.read_text())
@@ -177,7 +167,7 @@ def test_synthetic_pictures(
         assert masks.sum(0).max() <= 2
         areas = [a["area"] for a in written["annotations"] if a["image_id"] == index + 1]
         assert masks.sum((1, 2)).tolist() == areas and min(areas) >= synthetic.MIN_AREA
-    again = synthetic.write(tmp_path / "again", 4, 1, texture, things, *shares)
+    again = synthetic.write(tmp_path / "again", 4, 1, texture, things, things_share, marks_share)
     assert again.read_text() == path.read_text()
 
 
@@ -188,17 +178,6 @@ def test_bright_grounds_are_nearly_white():
         assert 180 < colour.max() < 270 and colour.min() > colour.max() / 3
     dark = surfaces.texture_of([], plain_share=1.0)
     assert min(dark(np.random.default_rng(s), 90, 120).mean((0, 1)).max() for s in range(8)) < 180
-
-
-def test_planes_fill_the_picture_between_straight_lines():
-    for seed in range(12):
-        regions = synthetic.planes(np.random.default_rng(seed), 90, 120)
-        assert 2 <= len(regions) <= 4
-        np.testing.assert_array_equal(np.sum(regions, axis=0), 1)
-        for region in regions:  # is convex: its pixels are those of its hull, but for rounding
-            points = cv2.findNonZero(region.astype(np.uint8))
-            hull = cv2.fillConvexPoly(np.zeros((90, 120), np.uint8), cv2.convexHull(points), 1)
-            assert (hull.astype(bool) & ~region).sum() <= 90 + 120
 
 
 def test_two_of_a_kind_stand_side_by_side(tmp_path):

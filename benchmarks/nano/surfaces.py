@@ -131,15 +131,13 @@ def things_of(content: dict, pictures: Path, *, pairs_share: float = 0.0) -> Thi
     return thing
 
 
-def alike(
-    rng: np.random.Generator, changed: Surface, model: Surface, *, most: float = 1.0
-) -> Surface:
-    """With its mean colour moved towards the other's by a random part of the way, up to `most`."""
+def alike(rng: np.random.Generator, changed: Surface, model: Surface) -> Surface:
+    """With its mean colour moved towards the other's by a random part of the way."""
     inside, wanted = changed[1] >= 0.5, model[1] >= 0.5
     if not (inside.any() and wanted.any()):
         return changed
     difference = model[0][wanted].mean(0) - changed[0][inside].mean(0)
-    return changed[0] + np.float32(most * rng.uniform()) * difference, changed[1]
+    return changed[0] + np.float32(rng.uniform()) * difference, changed[1]
 
 
 def plain(

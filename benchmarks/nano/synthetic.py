@@ -12,12 +12,10 @@ every region has a mask: two or three grounds, shapes on them that hide each oth
 part of another texture. Textures are taken from the training pictures that
 `benchmarks.nano.prepare` lists; with `--plain`, that share of them is drawn instead, as sky, sand,
 water and walls are: a slow change of colour, and a little noise of every size; with `--muted`,
-that share of those is nearly grey, with `--bright` nearly white. With `--things`, that share of the
-shapes are things cut out of the training pictures. With `--marks`, that share of the grounds has
-shadows and spots upon it, which belong to the ground. With `--pairs`, that share of the things has
-another of its kind at its side, which hides a little of it. With `--planes`, that share of the
-pictures has grounds parted by straight lines, of colours more or less alike. Pictures and
-`instances.json` go to `nano-training/NAME`.
+that share of those is nearly grey. With `--things`, that share of the shapes are things cut out of
+the training pictures. With `--marks`, that share of the grounds has shadows and spots upon it,
+which belong to the ground. With `--pairs`, that share of the things has another of its kind at its
+side, which hides a little of it. Pictures and `instances.json` go to `nano-training/NAME`.
 """
 
 import argparse
@@ -31,16 +29,7 @@ from pycocotools import mask as coco
 from tqdm import tqdm
 
 from benchmarks.nano.prepare import OUTPUT
-from benchmarks.nano.surfaces import (
-    Texture,
-    Things,
-    alike,
-    marked,
-    shaded,
-    shape,
-    texture_of,
-    things_of,
-)
+from benchmarks.nano.surfaces import Texture, Things, marked, shaded, shape, texture_of, things_of
 
 MIN_AREA = 100
 """Pixels of a region that is still annotated."""
@@ -57,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--bright", type=float, default=0.0, help="share of drawn ones near white")
     parser.add_argument("--things", type=float, default=0.0, help="share of things among shapes")
     parser.add_argument("--marks", type=float, default=0.0, help="share of grounds with shadows")
-    parser.add_argument("--planes", type=float, default=0.0, help="share parted by straight lines")
     parser.add_argument("--pairs", type=float, default=0.0, help="share of things that are two")
     args = parser.parse_args(argv)
     content = json.loads((args.folder / "coco-mix-training.json").read_text())
@@ -71,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     things = things_of(content, pictures, pairs_share=args.pairs) if args.things else None
     folder = args.folder / args.name
-    write(folder, args.number, args.seed, texture, things, args.things, args.marks, args.planes)
+    write(folder, args.number, args.seed, texture, things, args.things, args.marks)
 
 
 def write(
@@ -82,7 +70,6 @@ def write(
     things: Things | None = None,
     things_share: float = 0.0,
     marks_share: float = 0.0,
-    planes_share: float = 0.0,
 ) -> Path:
     """`number` pictures and their COCO file, whose path is returned."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -90,7 +77,7 @@ def write(
     annotations: list[dict] = []
     for index in tqdm(range(number), unit="picture", delay=2):
         rng = np.random.default_rng((seed, index))
-        pixels, masks = draw(rng, texture, things, things_share, marks_share, planes_share)
+        pixels, masks = draw(rng, texture, things, things_share, marks_share)
         name = f"{index:05}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(75, 96))]
         cv2.imwrite(str(folder / "images" / name), pixels[:, :, ::-1], quality)
@@ -125,16 +112,12 @@ def draw(
     things: Things | None = None,
     things_share: float = 0.0,
     marks_share: float = 0.0,
-    planes_share: float = 0.0,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """A picture (H, W, 3) and the mask (H, W) of each region that can be seen."""
     height, width = rng.integers(360, 641, 2).tolist()
     pixels, masks = np.zeros((height, width, 3), np.float32), []
-    straight = planes_share > 0 and rng.random() < planes_share
-    for ground in (planes if straight else grounds)(rng, height, width):
+    for ground in grounds(rng, height, width):
         surface = texture(rng, height, width)
-        if straight and masks:
-            surface, _ = alike(rng, (surface, ground), (pixels, masks[-1]), most=0.9)
         if marks_share and rng.random() < marks_share:
             surface = marked(rng, surface)
         pixels[ground] = surface[ground]
@@ -178,18 +161,6 @@ def grounds(rng: np.random.Generator, height: int, width: int) -> list[np.ndarra
     cuts = np.quantile(field + down + right, np.sort(rng.uniform(0.2, 0.8, rng.integers(0, 3))))
     level = np.digitize(field + down + right, cuts)
     return [level == i for i in range(len(cuts) + 1)]
-
-
-def planes(rng: np.random.Generator, height: int, width: int) -> list[np.ndarray]:
-    """Two to four regions that fill the picture, parted by straight lines, as walls are."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    level = np.zeros((height, width), np.int64)
-    for _ in range(rng.integers(1, 3)):
-        angle = rng.uniform(0, np.pi) if rng.random() < 0.6 else rng.choice([0, np.pi / 2])
-        through = rng.uniform(0.15, 0.85, 2) * [width, height]
-        side = np.cos(angle) * (x - through[0]) + np.sin(angle) * (y - through[1])
-        level = 2 * level + (side > 0)
-    return [level == i for i in np.unique(level)]
 
 
 def mixed(back: np.ndarray, front: np.ndarray, share: np.ndarray) -> np.ndarray:
