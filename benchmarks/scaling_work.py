@@ -116,7 +116,10 @@ def meta_pictures(args: argparse.Namespace) -> Callable[[], Any]:
 
 
 def _generator(args: argparse.Namespace, maker: Any, model: Any) -> Any:
-    thresholds = {"pred_iou_thresh": 0.35, "stability_score_thresh": 0.5}
+    # Each of those that nano carries is named, so that both are asked for the same.
+    thresholds = {
+        "pred_iou_thresh": 0.35, "stability_score_thresh": 0.5, "min_mask_region_area": 0
+    }  # fmt: skip
     return maker(
         model, points_per_side=args.points_per_side, points_per_batch=16, output_mode="coco_rle",
         **thresholds,
