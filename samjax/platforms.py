@@ -88,7 +88,7 @@ def bfloat16_pays(cpuinfo: str) -> bool:
     """Whether it does on the processor that Linux describes like this.
 
     With Intel's matrix unit, AMX, a product takes a third of float32's time, with AMD's AVX-512
-    instructions three fifths. Intel's without AMX take half as long again as float32.
+    instructions half. Intel's without AMX take half as long again as float32.
     """
     words = cpuinfo.split()
     return "amx_bf16" in words or ("AuthenticAMD" in words and "avx512_bf16" in words)
