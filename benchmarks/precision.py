@@ -1,13 +1,13 @@
-"""What do bfloat16 and 8-bit weights gain, and what do they cost in mean IoU?
+"""What do bfloat16 and products of 8-bit integers gain, and what do they cost in mean IoU?
 
 python -m benchmarks.precision instances.json --images pictures [--model sam_vit_b]
 """
 
 import argparse
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from samjax import inference
 from samjax.checkpoint import Model
 from samjax.datasets import open_source
 from samjax.evaluate import evaluate
-from samjax.models.layers import float32_dot
-from samjax.models.params import flatten, unflatten
+from samjax.models import ImageEncoderViTConfig
+from samjax.models.config import Precision
+from samjax.models.products import float32_dot, int8_product
 from samjax.transforms import ResizeLongestSide, normalize_and_pad
 
-PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 PRODUCT = (4096, 768, 3072)
 """Rows, columns and results of the product that is timed: ViT-B's MLP on one picture."""
 
@@ -41,8 +42,9 @@ def main() -> None:
     args = parser.parse_args()
     samjax.tune_allocator()
     model = samjax.load(args.model or "nano")
-    models = {name: in_precision(model, name) for name in PRECISIONS}
-    seconds = in_turn({n: encoding(m) for n, m in models.items()}, args.repeats)
+    models = at_each(model)
+    works = {name: encoding(variant) for name, variant in models.items()}
+    seconds = in_turn(works, args.repeats)
     products = in_turn({name: product(name) for name in PRECISIONS}, 10 * args.repeats)
     measurements = []
     for name, variant in models.items():
@@ -53,7 +55,8 @@ def main() -> None:
         print(f"{name}\n{result.table()}")
         facts = {
             "product_ms": f"{1e3 * statistics.median(products[name][1:]):.3g}",
-            "weights_mb": f"{sum(weight_bytes(model, name)) / 1e6:.4g}",
+            "embeddings_off": f"{off(works[name](), works['float32']()):.2g}",
+            "weights_mb": f"{variant.num_bytes / 1e6:.4g}",
             **{p: f"{result.mean_iou(p):.4f}" for p in result.ious},
         }
         first, *later = seconds[name]
@@ -62,35 +65,10 @@ def main() -> None:
     record("precision", size, measurements, malloc="own")
 
 
-def in_precision(model: Model, name: str) -> Model:
-    """bfloat16 throughout, or weights rounded to 8 bits and computed with in float32."""
-    if name == "bfloat16":
-        config = model.config.replace(dtype="bfloat16")
-        return dataclasses.replace(model.astype("bfloat16"), config=config)
-    if name == "int8":
-        leaves = {n: rounded(x) if is_weight(n) else x for n, x in flatten(model.params).items()}
-        return dataclasses.replace(model, params=unflatten(leaves))
-    return model
-
-
-def is_weight(name: str) -> bool:
-    return name.endswith("kernel")
-
-
-def rounded(kernel: Any) -> jax.Array:
-    """To one of 255 steps, of which each output channel has its own size."""
-    kernel = np.asarray(kernel, np.float32)
-    step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1)), keepdims=True) / 127
-    step = np.where(step == 0, 1, step)
-    return jnp.asarray(np.round(kernel / step) * step)
-
-
-def weight_bytes(model: Model, name: str) -> list[float]:
-    width = {"float32": 4, "bfloat16": 2, "int8": 1}[name]
-    return [
-        x.size * (width if name != "int8" or is_weight(n) else 4)
-        for n, x in flatten(model.params).items()
-    ]
+def at_each(model: Model) -> dict[str, Model]:
+    """Those precisions that the model has: 8-bit products are for a ViT."""
+    is_vit = isinstance(model.config.image_encoder, ImageEncoderViTConfig)
+    return {name: model.at_precision(name) for name in PRECISIONS if is_vit or name != "int8"}
 
 
 def encoding(model: Model) -> Callable[[], Any]:
@@ -102,18 +80,20 @@ def encoding(model: Model) -> Callable[[], Any]:
     return lambda: inference.encode_images(model.params, images, config=config)
 
 
-def product(name: str) -> Callable[[], Any]:
-    """A matrix product as the MLP has it; of 8-bit integers it sums in 32 bits."""
+def off(found: jax.Array, exact: jax.Array) -> float:
+    """Root mean square of the difference, as a share of the exact one's."""
+    return float(jnp.sqrt(((found - exact) ** 2).mean() / (exact**2).mean()))
+
+
+def product(name: Precision) -> Callable[[], Any]:
+    """A matrix product as the MLP has it; with 8-bit integers, the rounding too."""
     rows, inner, columns = PRODUCT
     rng = np.random.default_rng(0)
-    x, y = rng.integers(-127, 128, (rows, inner)), rng.integers(-127, 128, (inner, columns))
-    dtype = jnp.dtype(name)
-    if name == "int8":
-        multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.int32))
-    else:
-        multiply = jax.jit(lambda a, b: float32_dot(jnp.matmul, a, b))
-    a, b = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
-    return lambda: multiply(a, b)
+    dtype = "bfloat16" if name == "int8" else name
+    x = jnp.asarray(rng.standard_normal((rows, inner)), dtype)
+    kernel = jnp.asarray(rng.standard_normal((inner, columns)), dtype)
+    multiply = jax.jit(int8_product if name == "int8" else partial(float32_dot, jnp.matmul))
+    return lambda: multiply(x, kernel)
 
 
 def in_turn(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

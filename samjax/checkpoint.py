@@ -13,7 +13,7 @@ from samjax.buckets import copied_here, is_in_a_bucket, read_text
 from samjax.fetch import cached_path, fetch, is_a_name, unknown_name
 from samjax.kinds import AnyModel
 from samjax.model import Model, Placement
-from samjax.models.config import Dtype, EverythingThresholds
+from samjax.models.config import Dtype, EverythingThresholds, Precision
 from samjax.orbax_folder import (
     DESCRIPTION,
     FORMAT_VERSION,
@@ -61,6 +61,7 @@ def load(
     source: str | os.PathLike | None = None,
     *,
     dtype: Dtype | None = None,
+    precision: Precision | None = None,
     sharding: Placement | None = None,
 ) -> Model:
     """Reads a checkpoint, from a path or by the name of a published model.
@@ -77,11 +78,13 @@ def load(
     always; the one in the folder is "./nano" or a `Path`. Without a source it is nano too, and that
     is logged once.
 
-    `dtype` changes the parameters' type on the way (see `Model.astype`); otherwise they keep the
-    file's. nano's, which the package holds in half precision, become float32: the predictions are
-    the same, no call has to convert them, and training on does not round its updates. `sharding`
-    says where arrays lie, one for all or a function of an array's name and shape; from a directory
-    by `save_checkpoint` each device reads its part.
+    `precision` ("float32", "bfloat16", "float16", "int8") is what the model computes in, if it is
+    to be another than the file's, and its parameters' type (`Model.at_precision`). `dtype` changes
+    the parameters' type alone, on the way (`Model.astype`); otherwise they keep the file's. nano's,
+    which the package holds in half precision, become float32: the predictions are the same, no call
+    has to convert them, and training on does not round its updates. `sharding` says where arrays
+    lie, one for all or a function of an array's name and shape; from a directory by
+    `save_checkpoint` each device reads its part.
 
     Raises `FileNotFoundError`, `ValueError` for what is damaged, foreign, incomplete, of a newer
     format, a detector, or would run code (nothing in a file is ever run), and what
@@ -96,7 +99,7 @@ def load(
     model = load_any(source, dtype=dtype, sharding=sharding)
     if not isinstance(model, Model):
         raise ValueError(_DETECTOR.format(source))
-    return model
+    return model if precision is None else model.at_precision(precision)
 
 
 def load_any(

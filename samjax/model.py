@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from samjax.models.architecture import buffer_names, config_from_params
-from samjax.models.config import Dtype, EverythingThresholds, SamConfig
+from samjax.models.config import Dtype, EverythingThresholds, Precision, SamConfig
 from samjax.models.params import Params, flatten, unflatten
 
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
@@ -46,12 +46,19 @@ class Model:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
 
     def astype(self, dtype: Dtype) -> "Model":
-        """With parameters of another type; what the modules compute in (`config.dtype`) stays.
+        """With parameters of another type; what the modules compute in (`config.dtype`) stays:
+        `at_precision` changes both.
 
         Constants keep theirs: in bfloat16 the positional encoding would lose several pixels.
         """
         params = cast_params(self.params, dtype, keep=buffer_names(self.config))
         return dataclasses.replace(self, params=params)
+
+    def at_precision(self, precision: Precision) -> "Model":
+        """Computed in that (`SamConfig.at_precision`), with parameters of that type, so that none
+        is converted at each call; "int8" rounds them at each, from bfloat16."""
+        config = self.config.at_precision(precision)
+        return dataclasses.replace(self, config=config).astype(config.dtype)
 
     def place(self, sharding: Placement) -> "Model":
         """With the arrays laid out over devices. Raises `ValueError` for one that cannot be."""

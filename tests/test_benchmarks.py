@@ -15,7 +15,6 @@ from benchmarks.everything import matched
 from benchmarks.labels import found_of
 from benchmarks.machine import ROOT, versions
 from samjax import Model, SamConfig, inference, transforms
-from samjax.models.params import flatten
 
 pytestmark = pytest.mark.optimized
 
@@ -358,25 +357,22 @@ def test_the_curves_run_on_a_tiny_model(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
-def test_weights_of_eight_bits():
-    """No further from a weight than half a step, of which a channel's largest weight is 127."""
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(size=(3, 3, 64, 5)).astype(np.float32) * np.arange(5, dtype=np.float32)
-    step = np.abs(kernel).max(axis=(0, 1, 2)) / 127
-    found = np.asarray(precision.rounded(kernel))
-    assert (np.abs(found - kernel) <= 0.5001 * step).all() and not found[..., 0].any()
-    for channel in range(1, 5):
-        assert 100 < len(np.unique(found[..., channel])) <= 255
-
-
 def test_each_precision_is_another_model():
     config = SamConfig.tiny(64)
     model = Model(inference.init_params(config), config)
-    variants = {name: precision.in_precision(model, name) for name in precision.PRECISIONS}
-    assert variants["float32"] is model
-    assert variants["bfloat16"].config.dtype == "bfloat16"
-    whole, eight = (flatten(variants[name].params) for name in ("float32", "int8"))
-    changed = {name for name in whole if not np.array_equal(whole[name], eight[name])}
-    assert changed == {name for name in whole if name.endswith("kernel")}
-    sizes = [sum(precision.weight_bytes(model, name)) for name in precision.PRECISIONS]
-    assert sizes[0] == model.num_bytes == 2 * sizes[1] > 3 * sizes[2]
+    variants = precision.at_each(model)
+    assert {name: variant.config for name, variant in variants.items()} == {
+        name: config.at_precision(name) for name in precision.PRECISIONS
+    }
+    whole, half, eight = (variants[name].num_bytes for name in precision.PRECISIONS)
+    assert whole > 1.9 * half == 1.9 * eight
+    tiny_vit = SamConfig.vit_t(image_size=64)
+    assert list(precision.at_each(Model({}, tiny_vit))) == ["float32", "bfloat16"]
+
+
+def test_each_precision_multiplies_the_same(monkeypatch):
+    monkeypatch.setattr(precision, "PRODUCT", (50, 64, 30))
+    exact, half, eight = (
+        np.asarray(precision.product(name)(), np.float64) for name in precision.PRECISIONS
+    )
+    assert 0 < np.abs(half - exact).max() < np.abs(eight - exact).max() < 1

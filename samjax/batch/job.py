@@ -26,6 +26,7 @@ from samjax.batch.tasks import MODES, Task, drawn
 from samjax.checkpoint import Model, load
 from samjax.failures import FAILURES, reason
 from samjax.locking import locked
+from samjax.models.config import Precision
 from samjax.models.params import fingerprint, flatten
 from samjax.processes import join, leave
 
@@ -59,7 +60,7 @@ def run(
     prompts: str | os.PathLike[str] | None = None,
     formats: Sequence[str] = ("sa1b", "coco"),
     overlays: bool = False,
-    dtype: Any = None,
+    precision: Precision | None = None,
     weights: str = "replicated",
     batch: int | None = None,
     shard_size: int = 64,
@@ -85,7 +86,8 @@ def run(
       prompts: a COCO or Parquet file for "boxes" and "points" (`samjax.batch.prompt_files`).
       formats: of "sa1b", "coco", "parquet".
       overlays: write each picture with its masks drawn over it.
-      dtype: the parameters' type, if it is to be another than the file's.
+      precision: what the model computes in, if it is to be another than the file's
+        (`samjax.load`).
       weights: "replicated" on each device, or "sharded" over all devices of the host.
       batch: pictures that go through the model together, but in mode "everything"; by default 1 on
         the CPU and 8 elsewhere.
@@ -110,9 +112,9 @@ def run(
     if distributed:
         join(coordinator, num_processes, process_id, parting_timeout=LONGEST_LISTING)
         host = Host(jax.process_index(), jax.process_count())
-    loaded = model if isinstance(model, Model) else load(model, dtype=dtype)
-    if isinstance(model, Model) and dtype is not None:
-        loaded = loaded.astype(dtype)
+    loaded = model if isinstance(model, Model) else load(model)
+    if precision is not None:
+        loaded = loaded.at_precision(precision)
     size = batch or (1 if jax.local_devices()[0].platform == "cpu" else 8)
     if mode == "everything":
         size = 1
@@ -293,7 +295,7 @@ class _Job:
 
 
 def _model_digest(model: Model) -> str:
-    return fingerprint(flatten(model.params))[:16] + f" {model.config.dtype}"
+    return fingerprint(flatten(model.params))[:16] + f" {model.config.computes_in}"
 
 
 def _remove_partial(folder: Path, shard: Shard) -> None:

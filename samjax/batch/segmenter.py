@@ -17,22 +17,24 @@ from samjax.checkpoint import Model, load
 from samjax.failures import FAILURES, reason
 from samjax.images import decode_image, read_image
 from samjax.model import Model as _Model
+from samjax.models.config import Precision
 
 _loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _load(model: Any, dtype: Any) -> Model:
+def _load(model: Any, precision: Precision | None) -> Model:
     """Kept for the next copy of a callable that comes to this process: Beam makes many."""
-    return load(model, dtype=dtype)
+    return load(model, precision=precision)
 
 
 class Segmenter:
     """Segments everything in batches of pictures; a model is loaded once for each process.
 
     Made with names and numbers alone, it goes through pickle to other processes, and loads the
-    model there when it is first called. `model` is what `samjax.load` takes, `generator` are
-    arguments of `SamAutomaticMaskGenerator`; mode "embeddings" gives embeddings instead of masks.
+    model there when it is first called. `model` and `precision` are what `samjax.load` takes,
+    `generator` are arguments of `SamAutomaticMaskGenerator`; mode "embeddings" gives embeddings
+    instead of masks.
 
     Called with a batch as Ray Data has it, a dict of columns in which `image` are arrays (H, W, 3)
     uint8, or `bytes` picture files in memory, or `path` their paths, it returns the same dict with
@@ -46,14 +48,14 @@ class Segmenter:
         model: Any = None,
         *,
         mode: str = "everything",
-        dtype: Any = None,
+        precision: Precision | None = None,
         **generator: Any,
     ):
         if mode not in (MODES[0], MODES[-1]):
             raise ValueError(f"mode is {mode!r}; use {MODES[0]!r} or {MODES[-1]!r}.")
         if isinstance(model, _Model):
             raise TypeError("model is a Model; give its path or name, which each process loads.")
-        self.model, self.dtype = model, dtype
+        self.model, self.precision = model, precision
         self.task = Task(mode, dict(generator), None, 1, False)
         self._loaded: Model | None = None
 
@@ -63,7 +65,7 @@ class Segmenter:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         if self._loaded is None:
             with _loading:
-                self._loaded = _load(self.model, self.dtype)
+                self._loaded = _load(self.model, self.precision)
         reads = self._read(batch)
         done: list[Result | None] = [None] * len(reads)
         errors = [read.error or "" for read in reads]

@@ -46,7 +46,6 @@ def add_parser(commands: Any, shared: argparse.ArgumentParser) -> None:
         "--retry-errors", action="store_true", help="try pictures again that could not be done"
     )
     machine = parser.add_argument_group("how the machine is used")
-    machine.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
     machine.add_argument(
         "--weights", default="replicated", choices=("replicated", "sharded"),
         help="on each device, or spread over the devices of a host (default: %(default)s)",
@@ -86,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
     done = batch.run(
         args.source, args.output, model=args.model if distributed else load_model(args.model),
         mode=args.mode, prompts=args.prompts, formats=args.formats, overlays=args.overlays,
-        dtype=args.dtype, weights=args.weights, batch=args.batch, shard_size=args.shard_size,
-        workers=args.workers, distributed=distributed, coordinator=args.coordinator,
-        num_processes=args.num_processes, process_id=args.process_id,
+        precision=args.precision, weights=args.weights, batch=args.batch,
+        shard_size=args.shard_size, workers=args.workers, distributed=distributed,
+        coordinator=args.coordinator, num_processes=args.num_processes, process_id=args.process_id,
         host_timeout=args.host_timeout, retry_errors=args.retry_errors,
         new_output=args.new_output,
         **{name: value for name, value in given.items() if value is not None},

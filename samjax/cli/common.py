@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +29,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="a model's name (samjax models lists them), a .pth or .safetensors file, an Orbax or "
         f"Hugging Face folder (default: {OWN_MODEL})",
     )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16", "int8"),
+        help="what the model computes in; int8 is the products of a ViT in 8-bit integers and all "
+        "else in bfloat16 (default: as the model says, which is float32 for all published ones)",
+    )
 
 
 def add_processes(parser: argparse.ArgumentParser, shared: str) -> argparse._ArgumentGroup:
@@ -50,11 +57,13 @@ def is_distributed(args: argparse.Namespace) -> bool:
     return args.distributed or any(value is not None for value in given)
 
 
-def load_model(source: str | None) -> "samjax.checkpoint.Model":
+def load_model(
+    source: str | None, precision: "samjax.models.config.Precision | None" = None
+) -> "samjax.checkpoint.Model":
     """A Segment Anything model, and says what. None is the package's own model."""
     from samjax.checkpoint import load
 
-    return _load(source, load)
+    return _load(source, functools.partial(load, precision=precision))
 
 
 def load_any_model(source: str | None) -> "samjax.kinds.AnyModel":

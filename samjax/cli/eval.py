@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.data, args.images)
     if source.report.counts:
         print(source.report, file=sys.stderr)
-    model = load_model(args.model)
+    model = load_model(args.model, args.precision)
     result = evaluate(
         SamPredictor(model),
         source,
-        model=NANO if args.model is None else args.model,
+        model=(args.model or NANO) + (f" in {args.precision}" if args.precision else ""),
         min_area=args.min_area,
         max_pictures=args.max_pictures,
         progress=True,

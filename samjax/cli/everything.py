@@ -152,7 +152,7 @@ def _run(args: argparse.Namespace) -> int:
 
     started = time.monotonic()
     with _device(args.device):
-        model = load_model(args.model)
+        model = load_model(args.model, args.precision)
         _check_model_type(args.model_type, model)
         one_by_one = SamAutomaticMaskGenerator(
             model, **arguments, output_mode="coco_rle", progress=args.tile is None
@@ -198,6 +198,7 @@ def _settings(args: argparse.Namespace, arguments: dict[str, Any]) -> dict[str, 
         "model": str(model_path(args.model)),
         **{name: value for name, value in arguments.items() if name != "points_per_batch"},
         "convert_to_rle": args.convert_to_rle,
+        **({} if args.precision is None else {"precision": args.precision}),
         **({} if args.tile is None else {"tile": args.tile, "tile_overlap": args.tile_overlap}),
     }
 

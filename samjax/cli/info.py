@@ -83,7 +83,7 @@ def description(model: "samjax.kinds.AnyModel") -> dict[str, str]:
         f"{', HQ token' if config.hq else ''}",
         "parameters": f"{model.num_parameters:,}",
         **{f"  {name.replace('_', ' ')}": f"{size:,}" for name, size in parts.items()},
-        "dtype": f"{dtypes(model)}; computes in {config.dtype}",
+        "dtype": f"{dtypes(model)}; computes in {config.computes_in}",
         "input size": f"{config.image_size} x {config.image_size} pixels",
         "image embedding": f"{config.grid_size} x {config.grid_size} x {config.embed_dim}",
         "low-res masks": f"{config.low_res_size} x {config.low_res_size}",

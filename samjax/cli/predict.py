@@ -94,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
     prompts = _prompts(args)
     settings = {"command": "predict", "model": str(model_path(args.model))}
+    if args.precision is not None:
+        settings["precision"] = args.precision
     pictures = results.list_pictures([args.image])
     image = read_image(args.image)
     _check(prompts, image.shape[:2])
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         resumable=False,
     )
-    model = load_model(args.model)
+    model = load_model(args.model, args.precision)
     records, low_res_masks = (
         _found(model, image, prompts, args) if prompts else (_everything(model, image), [])
     )

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from samjax.models.config import AttentionProgram
-from samjax.models.layers import at_least_float32, float32_dot
+from samjax.models.products import at_least_float32, float32_dot
+from samjax.models.vit_config import AttentionProgram
 from samjax.platforms import platform_dependent
 
 QUERIES_AT_ONCE = 256

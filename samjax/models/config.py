@@ -7,65 +7,12 @@ from typing import Any, Literal, get_args
 
 from samjax.models.sizes import check_divides
 from samjax.models.tiny_vit_config import TinyViTConfig
+from samjax.models.vit_config import ImageEncoderViTConfig, Products
 
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
-AttentionProgram = Literal["auto", "whole", "folded", "cudnn", "pieces"]
-"""How a ViT's attention is computed; `samjax.models.attention` says what each is for."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageEncoderViTConfig:
-    """A ViTDet-style image encoder (Segment Anything, appendix A; ViTDet, section 3).
-
-    `image_size` and `patch_size` are in pixels, `window_size` in patches. `global_layers` are the
-    indices of the blocks that attend over the whole picture; all others attend inside windows.
-    Raises `ValueError` for sizes that do not fit together.
-    """
-
-    image_size: int = 1024
-    patch_size: int = 16
-    width: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mlp_width: int = 3072
-    out_channels: int = 256
-    window_size: int = 14
-    global_layers: tuple[int, ...] = (2, 5, 8, 11)
-    attention: AttentionProgram = "auto"
-
-    def __post_init__(self):
-        if self.attention not in get_args(AttentionProgram):
-            raise ValueError(
-                f"attention is {self.attention!r}; use one of {get_args(AttentionProgram)}."
-            )
-        check_divides("image_size", self.image_size, "patch_size", self.patch_size)
-        check_divides("width", self.width, "num_heads", self.num_heads)
-        if self.window_size < 1:
-            raise ValueError(
-                f"window_size is {self.window_size}; it counts patches and must be at least 1. "
-                "To attend over the whole picture, list the block in global_layers."
-            )
-        outside = [i for i in self.global_layers if not 0 <= i < self.depth]
-        if outside:
-            raise ValueError(f"global_layers names blocks {outside}; there are {self.depth}.")
-
-    @property
-    def grid_size(self) -> int:
-        """Patches on a side of the picture, and so the side of the image embedding."""
-        return self.image_size // self.patch_size
-
-    @property
-    def early_width(self) -> int | None:
-        """Channels of the features that an HQ model fuses, those after the first global block."""
-        return self.width if self.global_layers else None
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.num_heads
-
-    def attention_size(self, layer: int) -> int:
-        """Side, in patches, of the square within which block `layer` attends."""
-        return self.grid_size if layer in self.global_layers else self.window_size
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+"""What a model computes in. "int8" is a ViT's products in 8-bit integers and all else in
+bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,11 +168,34 @@ class SamConfig:
         return 4 * self.grid_size
 
     @property
+    def computes_in(self) -> str:
+        """For people: the type, and the products if they are of another."""
+        products = getattr(self.image_encoder, "products", "float")
+        return self.dtype if products == "float" else f"{self.dtype}, products in {products}"
+
+    @property
     def num_mask_tokens(self) -> int:
         return self.num_multimask_outputs + 1
 
     def replace(self, **changes: Any) -> "SamConfig":
         return dataclasses.replace(self, **changes)
+
+    def at_precision(self, precision: Precision) -> "SamConfig":
+        """The same model, computed in that. Raises `ValueError` for "int8" without a ViT."""
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision is {precision!r}; use one of {get_args(Precision)}.")
+        int8 = precision == "int8"
+        changed = self.replace(dtype="bfloat16" if int8 else precision)
+        if isinstance(self.image_encoder, ImageEncoderViTConfig):
+            products: Products = "int8" if int8 else "float"
+            encoder = dataclasses.replace(self.image_encoder, products=products)
+            return changed.replace(image_encoder=encoder)
+        if int8:
+            raise ValueError(
+                "precision 'int8' is for the products of a ViT, and this model's image encoder is "
+                f"an {type(self.image_encoder).__name__}; use 'bfloat16'."
+            )
+        return changed
 
     @classmethod
     def vit_b(cls, **changes: Any) -> "SamConfig":

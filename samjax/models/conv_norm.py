@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from samjax.models.config import Dtype
 from samjax.models.depthwise import same_padding
-from samjax.models.layers import Buffer, at_least_float32, product, scaled, spread
+from samjax.models.layers import Buffer, scaled, spread
+from samjax.models.products import at_least_float32, product
 
 Convolution = Callable[[Float[Array, "B H W D"], Float[Array, "E"]], Float[Array, "B h w E"]]
 """Of a picture, with each output channel multiplied by a factor."""

@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import Dtype
-from samjax.models.layers import at_least_float32, scaled
+from samjax.models.layers import scaled
+from samjax.models.products import at_least_float32
 from samjax.platforms import platform_dependent
 
 Padding = tuple[tuple[int, int], tuple[int, int]]

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from samjax.models.config import Dtype, EfficientNetLiteConfig
 from samjax.models.conv_norm import FrozenBatchNorm, Pointwise, UnfoldedConv
 from samjax.models.depthwise import DepthwiseConv
-from samjax.models.layers import LayerNorm, Mlp, PatchConv, at_least_float32, gelu, linear
+from samjax.models.layers import LayerNorm, Mlp, PatchConv, gelu, linear
+from samjax.models.products import at_least_float32
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)

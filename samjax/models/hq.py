@@ -8,15 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import (
-    LayerNorm,
-    MlpHead,
-    UpscaleFourTimes,
-    at_least_float32,
-    conv,
-    gelu,
-    in_order,
-)
+from samjax.models.layers import LayerNorm, MlpHead, UpscaleFourTimes, conv, gelu, in_order
+from samjax.models.products import at_least_float32
 
 
 class HqBranch(nnx.Module):

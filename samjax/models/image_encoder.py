@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from samjax.models.attention import attend
 from samjax.models.config import Dtype, ImageEncoderViTConfig
-from samjax.models.layers import LayerNorm, Mlp, at_least_float32, conv, gelu, linear
+from samjax.models.layers import LayerNorm, Mlp, conv, gelu, linear
+from samjax.models.products import at_least_float32
 
 
 class ImageEncoderViT(nnx.Module):
@@ -73,7 +74,7 @@ class Block(nnx.Module):
         self.norm1 = LayerNorm(cfg.width, epsilon=1e-6, dtype=dtype)
         self.attn = RelativePositionAttention(cfg, cfg.attention_size(layer), **kw)
         self.norm2 = LayerNorm(cfg.width, epsilon=1e-6, dtype=dtype)
-        self.mlp = Mlp(cfg.width, cfg.mlp_width, gelu, **kw)
+        self.mlp = Mlp(cfg.width, cfg.mlp_width, gelu, products=cfg.products, **kw)
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
         x = x + self.attn(self.norm1(x), self.window_size)
@@ -90,8 +91,9 @@ class RelativePositionAttention(nnx.Module):
     def __init__(
         self, cfg: ImageEncoderViTConfig, size: int, *, dtype: Dtype, rngs: nnx.Rngs
     ):  # fmt: skip
-        self.qkv = linear(cfg.width, 3 * cfg.width, dtype=dtype, rngs=rngs)
-        self.proj = linear(cfg.width, cfg.width, dtype=dtype, rngs=rngs)
+        kw: dict[str, Any] = dict(products=cfg.products, dtype=dtype, rngs=rngs)
+        self.qkv = linear(cfg.width, 3 * cfg.width, **kw)
+        self.proj = linear(cfg.width, cfg.width, **kw)
         self.rel_pos_h = nnx.Param(jnp.zeros((2 * size - 1, cfg.head_dim)))
         self.rel_pos_w = nnx.Param(jnp.zeros((2 * size - 1, cfg.head_dim)))
         self.num_heads = cfg.num_heads

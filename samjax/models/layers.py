@@ -1,7 +1,6 @@
 """What two or more modules share."""
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -11,7 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import Dtype
-from samjax.platforms import multiplies_bfloat16, platform_dependent
+from samjax.models.products import at_least_float32, int8_product, product
+from samjax.models.vit_config import Products
+from samjax.platforms import platform_dependent
 
 
 class Buffer(nnx.Variable):
@@ -25,11 +26,6 @@ def gelu(x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:
     to three times as much on the CPU.
     """
     return 0.5 * x * (1.0 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
-
-
-def at_least_float32(x: Float[Array, "*L"]) -> Float[Array, "*L"]:
-    """For what half precision would spoil: softmax, positions, and what is returned."""
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def scaled(kernel: Float[Array, "*L E"], factor: Float[Array, "E"] | None) -> Float[Array, "*L E"]:
@@ -62,134 +58,18 @@ def spread(vector: Float[Array | np.ndarray, "D"], shape: tuple[int, ...]) -> Fl
     return jnp.broadcast_to(one, (*blocks, *block)).reshape(shape)
 
 
-def dot(
-    function: Callable[..., Array], x: Float[Array, "*L"], y: Float[Array, "*M"]
-) -> Float[Array, "*N"]:
-    """`function(x, y)`, which is `jnp.matmul` or another with its `preferred_element_type`.
-
-    Of half precision the CPU sums in float32 and rounds once: `float32_dot` has the reason.
-    """
-    if x.dtype.itemsize >= 4:
-        return function(x, y)
-
-    def rounded_after(x: Array, y: Array) -> Array:
-        return float32_dot(function, x, y).astype(x.dtype)
-
-    return platform_dependent(x, y, cpu=rounded_after, default=function)
-
-
-def float32_dot(
-    function: Callable[..., Array], x: Float[Array, "*L"], y: Float[Array, "*M"]
-) -> Float[Array, "*N"]:
-    """`at_least_float32(function(x, y))`, without rounding the sums.
-
-    XLA:CPU multiplies bfloat16 as such only where its sums stay float32, and makes it float32 first
-    elsewhere. The first takes from a third of the time to half as long again, by the processor:
-    `samjax.platforms.bfloat16_pays`.
-    """
-    if x.dtype.itemsize >= 4:
-        return function(x, y)
-
-    def as_such(x: Array, y: Array) -> Array:
-        return function(x, y, preferred_element_type=jnp.float32)
-
-    def on_cpu(x: Array, y: Array) -> Array:
-        if x.dtype == jnp.bfloat16 and multiplies_bfloat16():
-            return as_such(x, y)
-        return function(x.astype(jnp.float32), y.astype(jnp.float32))
-
-    return platform_dependent(x, y, cpu=on_cpu, default=as_such)
-
-
-def product(
-    x: Float[Array, "*L D"], kernel: Float[Array | np.ndarray, "D E"]
-) -> Float[Array, "*L E"]:
-    """`x @ kernel`, with a gradient in the kernel's own order: the transposed `x` times the other
-    gradient.
-
-    JAX writes it the other way round, and XLA:CPU then computes what leads to the other gradient
-    once more, in the order of its columns: behind a GELU that takes 20 times as long as the product
-    itself. Derivatives go in reverse mode, and forward over reverse; not by `jax.jvp` alone. They
-    are of the precision that is the default where this is called.
-    """
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return _product(precision, x, jnp.asarray(kernel))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(precision: str | None, x, kernel):
-    return _multiplied(precision, x, kernel)
-
-
-def _product_forward(precision: str | None, x, kernel):
-    return _multiplied(precision, x, kernel), (x, kernel)
-
-
-def _product_backward(precision: str | None, residuals, gradient):
-    x, kernel = residuals
-    whole = functools.partial(_kernel_gradient, precision)
-    size = _places_at_once(x.shape)
-    if size is None:
-        kernel_gradient = whole(x, gradient)
-    else:
-        in_blocks = functools.partial(_in_blocks, whole, size)
-        kernel_gradient = platform_dependent(x, gradient, cpu=in_blocks, default=whole)
-    return _multiplied(precision, gradient, kernel.T), kernel_gradient
-
-
-def _multiplied(precision: str | None, x, y):
-    return dot(functools.partial(jnp.matmul, precision=precision), x, y)
-
-
-def _kernel_gradient(precision: str | None, x, gradient):
-    places = tuple(range(x.ndim - 1))
-    summed = functools.partial(
-        jax.lax.dot_general, dimension_numbers=((places, places), ((), ())), precision=precision
-    )
-    return dot(summed, x, gradient)
-
-
-PLACES_AT_ONCE = 1024
-"""In the gradient of a kernel on the CPU."""
-
-
-def _places_at_once(shape: tuple[int, ...]) -> int | None:
-    """A divisor of the places on all axes but the first, or None where one piece is best."""
-    if len(shape) < 3 or shape[0] > PLACES_AT_ONCE:
-        return None
-    places, room = math.prod(shape[1:-1]), PLACES_AT_ONCE // shape[0]
-    size = max(n for n in range(1, min(places, room) + 1) if places % n == 0)
-    return size if size < places and 4 * size >= room else None
-
-
-def _in_blocks(kernel_gradient: Callable, size: int, x, gradient):
-    """The sum over places in pieces, in a loop.
-
-    What turns `x` round then works in the cache, and is not fused with what made it: XLA:CPU would
-    compute a whole convolution again, column by column. The first axis, which may be spread over
-    devices, stays whole.
-    """
-    blocks = tuple(
-        jnp.moveaxis(y.reshape(y.shape[0], -1, size, y.shape[-1]), 1, 0) for y in (x, gradient)
-    )
-    zero = jnp.zeros((x.shape[-1], gradient.shape[-1]), x.dtype)
-    total, _ = jax.lax.scan(
-        lambda total, block: (total + kernel_gradient(*block), None), zero, blocks
-    )
-    return total
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
 class Linear(nnx.Linear):
-    """The layer of Flax with `product` for its kernel and `spread` for its bias."""
+    """The layer of Flax with a product for its kernel that `products` names, and `spread` for its
+    bias."""
+
+    products: Products = "float"
 
     def __call__(self, inputs: Float[Array, "*L D"], out_sharding=None) -> Float[Array, "*L E"]:
         return self.plus_bias(self.without_bias(inputs))
 
     def without_bias(self, inputs: Float[Array, "*L D"]) -> Float[Array, "*L E"]:
-        return product(inputs.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        multiply = int8_product if self.products == "int8" else product
+        return multiply(inputs.astype(self.dtype), self.kernel[...].astype(self.dtype))
 
     def plus_bias(self, y: Float[Array, "*L E"]) -> Float[Array, "*L E"]:
         if self.bias is None:
@@ -197,8 +77,13 @@ class Linear(nnx.Linear):
         return y + spread(self.bias[...].astype(self.dtype), y.shape)
 
 
-def linear(d_in: int, d_out: int, *, bias: bool = True, dtype: Dtype, rngs: nnx.Rngs) -> Linear:
-    return Linear(d_in, d_out, use_bias=bias, dtype=dtype, rngs=rngs)
+def linear(
+    d_in: int, d_out: int, *, bias: bool = True, products: Products = "float", dtype: Dtype,
+    rngs: nnx.Rngs,
+) -> Linear:  # fmt: skip
+    layer = Linear(d_in, d_out, use_bias=bias, dtype=dtype, rngs=rngs)
+    layer.products = products
+    return layer
 
 
 class LayerNorm(nnx.Module):
@@ -356,9 +241,12 @@ class MlpHead(nnx.Module):
 class Mlp(nnx.Module):
     """The two layers of a transformer block (reference: `MLPBlock`)."""
 
-    def __init__(self, width: int, hidden: int, activation, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.lin1 = linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.lin2 = linear(hidden, width, dtype=dtype, rngs=rngs)
+    def __init__(
+        self, width: int, hidden: int, activation, *, products: Products = "float", dtype: Dtype,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.lin1 = linear(width, hidden, products=products, dtype=dtype, rngs=rngs)
+        self.lin2 = linear(hidden, width, products=products, dtype=dtype, rngs=rngs)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*L D"]) -> Float[Array, "*L D"]:

@@ -10,14 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from samjax.models.config import SamConfig
 from samjax.models.hq import HqBranch
-from samjax.models.layers import (
-    MlpHead,
-    UpscaleFourTimes,
-    at_least_float32,
-    float32_dot,
-    gelu,
-    in_order,
-)
+from samjax.models.layers import MlpHead, UpscaleFourTimes, gelu, in_order
+from samjax.models.products import at_least_float32, float32_dot
 from samjax.models.shared_picture import Factored, SharedPicture, attend, product, share_picture
 from samjax.models.transformer import TwoWayTransformer
 from samjax.types import Predictions, PromptEmbeddings

@@ -9,7 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import Buffer, LayerNorm, at_least_float32, conv, gelu, spread
+from samjax.models.layers import Buffer, LayerNorm, conv, gelu, spread
+from samjax.models.products import at_least_float32
 from samjax.types import PointLabel, PromptEmbeddings, Prompts
 
 

@@ -14,7 +14,8 @@ from samjax.models.config import Dtype
 from samjax.models.conv_norm import Convolution, FrozenBatchNorm, Pointwise, UnfoldedConv
 from samjax.models.depthwise import DepthwiseConv
 from samjax.models.image_encoder import Neck, merge_windows, split_windows
-from samjax.models.layers import Buffer, LayerNorm, Mlp, at_least_float32, gelu, linear
+from samjax.models.layers import Buffer, LayerNorm, Mlp, gelu, linear
+from samjax.models.products import at_least_float32
 from samjax.models.tiny_vit_config import TinyViTConfig
 from samjax.models.window_attention import attend_in_windows, distance_bias
 

@@ -14,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from samjax.models.config import SamConfig
-from samjax.models.layers import LayerNorm, Mlp, at_least_float32, dot, float32_dot, linear
+from samjax.models.layers import LayerNorm, Mlp, linear
+from samjax.models.products import at_least_float32, dot, float32_dot
 from samjax.platforms import platform_dependent
 
 

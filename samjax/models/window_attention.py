@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from samjax.models.layers import at_least_float32
+from samjax.models.products import at_least_float32
 from samjax.platforms import platform_dependent
 
 LOGITS_AT_ONCE = 200_000

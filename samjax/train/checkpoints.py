@@ -129,15 +129,16 @@ class Checkpoints:
         try:
             found = json.loads(path.read_text())
             then = RunConfig.from_dict(found["settings"])
+            model_then = SamConfig.from_dict(found["config"]).to_dict()
         except (OSError, ValueError, KeyError):
             return  # Damaged: reading it as a whole will say so.
         differences = self.run.differences(then)
-        if not differences and found["config"] != self._description["config"]:
+        model_now = self._description["config"]
+        if not differences:
             differences = [
-                f"architecture: {name} is {self._description['config'].get(name)!r} here, "
-                f"{found['config'].get(name)!r} there"
-                for name in sorted({*found["config"], *self._description["config"]})
-                if found["config"].get(name) != self._description["config"].get(name)
+                f"architecture: {name} is {model_now[name]!r} here, {model_then[name]!r} there"
+                for name in sorted(model_now)
+                if model_then[name] != model_now[name]
             ]
         if not differences and found["frozen"] != self._description["frozen"]:
             differences = [f"the frozen arrays of {self.run.model} are others than then"]

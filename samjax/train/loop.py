@@ -261,7 +261,8 @@ def _batch(example: Example) -> Batch:
 
 
 def _training_config(model: Model, run: RunConfig) -> SamConfig:
-    """The model's, with the run's input size. Raises `ValueError` where arrays depend on it."""
+    """The model's, with the run's input size and precision. Raises `ValueError` where arrays depend
+    on the size."""
     config = _resized(model.config, run.image_size or model.config.image_size)
     if run.crop_size:
         if run.crop_size > config.image_size:
@@ -270,15 +271,14 @@ def _training_config(model: Model, run: RunConfig) -> SamConfig:
                 f"{config.image_size} pixels"
             )
         config = _resized(config, run.crop_size).replace(frame_size=config.image_size)
-    if config == model.config:
-        return config
-    groups = differences(flatten(model.params), flatten(abstract_params(config)))
-    if any(groups.values()):
-        raise ValueError(
-            f"the input is {config.image_size}, the model's {model.config.image_size}, and this "
-            f"image encoder has arrays for its own size:\n{describe(groups)}"
-        )
-    return config
+    if config != model.config:
+        groups = differences(flatten(model.params), flatten(abstract_params(config)))
+        if any(groups.values()):
+            raise ValueError(
+                f"the input is {config.image_size}, the model's {model.config.image_size}, and "
+                f"this image encoder has arrays for its own size:\n{describe(groups)}"
+            )
+    return config if run.precision is None else config.at_precision(run.precision)
 
 
 def _resized(config: SamConfig, image_size: int) -> SamConfig:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from samjax.datasets import Source, open_source
+from samjax.models.config import Precision
 from samjax.train.augment import Augmentation
 from samjax.train.config import TrainConfig
 
@@ -60,6 +61,9 @@ class RunConfig:
     """Folder for checkpoints, the log, pictures, and the trained model."""
     model: str = "nano"
     """What training starts from: whatever `samjax.load` takes."""
+    precision: Precision | None = None
+    """What its steps compute in, if it is to be another than the model's: parameters, their
+    averages and the optimizer are float32 always, and evaluations are the model's."""
     validation: tuple[DataConfig, ...] = ()
     image_size: int = 0
     """Input size in training if it is to be another one than the model's."""

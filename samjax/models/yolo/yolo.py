@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from samjax.models.layers import at_least_float32
+from samjax.models.products import at_least_float32
 from samjax.models.yolo.blocks import (
     Branch,
     C2f,
