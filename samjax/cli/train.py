@@ -14,6 +14,11 @@ _FLAGS: dict[str, tuple[str, type, str]] = {
     "steps": ("train.total_steps", int, "updates to make"),
     "batch_size": ("batch_size", int, "pictures in a step"),
     "learning_rate": ("train.learning_rate", float, "of AdamW, after warm-up"),
+    "precision": (
+        "precision",
+        str,
+        "what steps compute in: float32, bfloat16, float16 or int8 (default: the model's)",
+    ),
     "seed": ("seed", int, "of all that is random"),
 }
 

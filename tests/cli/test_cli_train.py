@@ -53,8 +53,9 @@ def test_flags_win_over_the_file(tmp_path, monkeypatch):
     run = given(
         monkeypatch, str(tmp_path / "run.toml"), "--steps", "9", "--batch-size", "2",
         "--trained", "lora", "--set", "train.lora_rank=8", "--set", "keep=5",
+        "--precision", "bfloat16",
     )  # fmt: skip
-    assert (run.seed, run.batch_size, run.keep) == (3, 2, 5)
+    assert (run.seed, run.batch_size, run.keep, run.precision) == (3, 2, 5, "bfloat16")
     assert (run.train.total_steps, run.train.learning_rate) == (9, 0.1)
     assert (run.train.trained, run.train.lora_rank) == ("lora", 8)
     assert run.output == str(tmp_path / "out")
