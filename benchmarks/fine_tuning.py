@@ -26,7 +26,7 @@ from samjax.train.journal import read_journal
 from samjax.train.loop import EVALUATIONS, LOG, PROTOCOLS, run_training
 from samjax.train.run_config import DataConfig, RunConfig
 
-RATES = {"decoder": 1e-4, "lora": 1e-3, "all": 1e-4}
+RATES = {"decoder": 2e-4, "lora": 2e-3, "all": 1.5e-4}
 """Learning rates; LoRA's factors start at zero and take larger steps (Hu et al. 2021)."""
 
 
@@ -67,7 +67,7 @@ def fine_tuned(part: str, held_out: DataConfig, args: argparse.Namespace) -> dic
     with tempfile.TemporaryDirectory() as folder:
         run = RunConfig(
             data=(DataConfig(path=args.training, images=args.images),), validation=(held_out,),
-            output=folder, model=args.model, batch_size=2, num_objects=8,
+            output=folder, model=args.model, batch_size=2, num_objects=24,
             train=train.replace(accumulate=2), augmentation=Augmentation(scale=(0.8, 1.25)),
             checkpoint_every=args.steps, evaluate_every=0, validation_pictures=args.pictures,
             sample_pictures=0,

@@ -55,6 +55,8 @@ def test_stages_follow_each_other():
     starts[11] = str(ROOT / "nano-training/average71011")
     starts[12] = str(ROOT / "nano-training/average781012")
     starts[13] = str(ROOT / "nano-training/average12_13")
+    starts[14] = str(ROOT / "nano-training/average13_14")
+    starts[15] = str(ROOT / "nano-training/average14_15")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
