@@ -133,7 +133,7 @@ class Checkpoints:
         except (OSError, ValueError, KeyError):
             return  # Damaged: reading it as a whole will say so.
         differences = self.run.differences(then)
-        model_now = self._description["config"]
+        model_now = SamConfig.from_dict(self._description["config"]).to_dict()
         if not differences:
             differences = [
                 f"architecture: {name} is {model_now[name]!r} here, {model_then[name]!r} there"
