@@ -251,6 +251,18 @@ def test_a_run_of_another_architecture_is_not_continued(folder, whole, tmp_path)
         shutil.copytree(tmp_path / "kept", folder / "model")
 
 
+def test_a_run_from_before_a_config_had_all_its_fields(folder, whole, tmp_path):
+    """What it does not say is the default."""
+    shutil.copytree(whole.output, tmp_path / "out")
+    paths = sorted((tmp_path / "out/checkpoints").glob("*/run/metadata"))
+    for path in paths:
+        found = json.loads(path.read_text())
+        del found["config"]["image_encoder"]["products"]
+        path.write_text(json.dumps(found))
+    assert paths
+    loop.run_training(dataclasses.replace(whole, output=str(tmp_path / "out")), progress=False)
+
+
 def test_frozen_arrays_that_have_changed(folder, tmp_path):
     shutil.copytree(folder / "data", tmp_path / "data")
     write_model(tmp_path / "model")
