@@ -8,12 +8,16 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 from samjax.batch.items import Item, read_item
 from samjax.failures import reason
 from samjax.grain_workers import end_with_parent, let_grain_read_its_flags
+
+try:
+    import grain
+except ImportError as error:
+    raise ImportError('samjax.batch needs grain: pip install "samjax[batch]"') from error
 
 _log = logging.getLogger("samjax")
 

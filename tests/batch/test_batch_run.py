@@ -4,6 +4,8 @@ import csv
 import errno
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -296,3 +298,14 @@ def test_command(pictures, tmp_path, model_folder, capsys):
     (pictures / "bad.png").write_bytes(b"x")
     assert main(command) == 1
     assert "errors.csv" in capsys.readouterr().err
+
+
+def test_without_grain(tmp_path):
+    """In a process of its own, for which there is none."""
+    code = (
+        "import sys; sys.modules['grain'] = None\n"
+        f"from samjax.cli import main; sys.exit(main(['batch', 'a', {str(tmp_path / 'out')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert 'error: samjax.batch needs grain: pip install "samjax[batch]"' in done.stderr
