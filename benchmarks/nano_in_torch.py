@@ -29,17 +29,44 @@ def features(model: Any, images: torch.Tensor) -> list[torch.Tensor]:
 
 
 class Block(nn.Module):
-    """A depthwise convolution and an MLP on each cell, added to what comes in."""
+    """Attention where there is some, a depthwise convolution and an MLP on each cell, added to what
+    comes in."""
 
     def __init__(self, params: dict[str, Any]):
         super().__init__()
+        self.attn = Attention(params["attn"]) if "attn" in params else None
         self.depthwise = conv(params["depthwise"]["kernel"], padding=2, depthwise=True)
         self.norm = norm(params["norm"])
         self.lin1, self.lin2 = linear(params["mlp"]["lin1"]), linear(params["mlp"]["lin2"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.attn is not None:
+            x = x + self.attn(x)
         y = self.norm(self.depthwise(x).movedim(1, -1))
         return x + self.lin2(nn.functional.gelu(self.lin1(y))).movedim(-1, 1)
+
+
+class Attention(nn.Module):
+    """Of every cell, in four heads, to the means of 4x4 cells."""
+
+    def __init__(self, params: dict[str, Any]):
+        super().__init__()
+        self.norm = norm(params["norm"])
+        self.q_proj, self.kv_proj = linear(params["q_proj"]), linear(params["kv_proj"])
+        self.out_proj = linear(params["out_proj"])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        x = self.norm(x.movedim(1, -1))
+        means = nn.functional.avg_pool2d(x.movedim(-1, 1), 4).flatten(2).mT
+        queries = self.q_proj(x.flatten(1, 2))
+        q, k, v = (
+            y.unflatten(-1, (4, -1)).transpose(1, 2)
+            for y in (queries, *self.kv_proj(means).chunk(2, dim=-1))
+        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        y = self.out_proj(y.transpose(1, 2).flatten(2))
+        return y.mT.unflatten(2, (height, width))
 
 
 class TorchEncoder(nn.Module):

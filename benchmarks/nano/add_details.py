@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import samjax
 from samjax.checkpoint import Model, save_checkpoint
@@ -28,9 +29,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def with_details(model: Model) -> Model:
     """In float32. Raises `ValueError` for a model without EfficientNet-Lite."""
+    return grown(model, detail_strides=(2, 4))
+
+
+def grown(model: Model, **changes: Any) -> Model:
+    """The model with `changes` in its image encoder's config: what it has no parameters for starts
+    as in a new one. In float32. Raises `ValueError` for a model without EfficientNet-Lite."""
     if not isinstance(model.config.image_encoder, EfficientNetLiteConfig):
-        raise ValueError("only the image encoder of nano has such features")
-    encoder = dataclasses.replace(model.config.image_encoder, detail_strides=(2, 4))
+        raise ValueError("only the image encoder of nano can be given more parts")
+    encoder = dataclasses.replace(model.config.image_encoder, **changes)
     config = model.config.replace(image_encoder=encoder)
     old = flatten(model.astype("float32").params)
     leaves = {name: old.get(name, x) for name, x in flatten(init_params(config)).items()}

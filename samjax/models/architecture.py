@@ -101,6 +101,7 @@ def _efficientnet_lite_config(sizes: "_Sizes", encoder: Params) -> EfficientNetL
         out_channels=sizes["embed_dim"],
         neck_depth=sizes.count(f"{neck}.blocks"),
         neck_mlp_width=sizes["neck_mlp_width"],
+        neck_attention="attn" in encoder["neck"]["blocks"][0],
     )
 
 

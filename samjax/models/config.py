@@ -14,6 +14,9 @@ Precision = Literal["float32", "bfloat16", "float16", "int8"]
 """What a model computes in. "int8" is a ViT's products in 8-bit integers and all else in
 bfloat16."""
 
+NECK_HEADS = 4
+"""Of the attention in an EfficientNet-Lite's neck."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EfficientNetLiteConfig:
@@ -34,6 +37,8 @@ class EfficientNetLiteConfig:
     out_channels: int = 256
     neck_depth: int = 3
     neck_mlp_width: int = 256
+    neck_attention: bool = False
+    """Whether the neck's blocks look at the whole picture, with `NECK_HEADS` heads."""
     detail_strides: tuple[int, ...] = ()
     """Strides finer than `output_stride`, of 2, 4 and 8, whose features the embedding has too."""
 
@@ -54,6 +59,10 @@ class EfficientNetLiteConfig:
         for name in ("stem_width", "out_channels", "neck_depth", "neck_mlp_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it has to be at least 1.")
+        if self.neck_attention:
+            check_divides(
+                "out_channels", self.out_channels, "the heads of neck_attention", NECK_HEADS
+            )
 
     @property
     def grid_size(self) -> int:
@@ -233,7 +242,7 @@ class SamConfig:
     def nano(cls, image_size: int = 1024, **changes: Any) -> "SamConfig":
         """EfficientNet-Lite0 before the published decoder; pixels are (x - 127) / 128."""
         encoder = EfficientNetLiteConfig.lite0(
-            image_size=image_size, output_stride=16, detail_strides=(2, 4, 8)
+            image_size=image_size, output_stride=16, detail_strides=(2, 4, 8), neck_attention=True
         )
         return cls(**_LITE_PIXELS | {"image_encoder": encoder} | changes)
 

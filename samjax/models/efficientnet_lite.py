@@ -5,6 +5,7 @@ section 3) in its Lite form: no squeeze-and-excitation, ReLU6 for swish, a stem 
 that do not grow with the depth multiplier. Names and shapes are those of the public weights.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,11 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from samjax.models.config import Dtype, EfficientNetLiteConfig
+from samjax.models.config import NECK_HEADS, Dtype, EfficientNetLiteConfig
 from samjax.models.conv_norm import FrozenBatchNorm, Pointwise, UnfoldedConv
 from samjax.models.depthwise import DepthwiseConv
 from samjax.models.layers import LayerNorm, Mlp, PatchConv, gelu, linear
-from samjax.models.products import at_least_float32
+from samjax.models.products import at_least_float32, dot, float32_dot
 
 KERNELS = (3, 3, 5, 3, 5, 5, 3)
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -125,7 +126,10 @@ class Neck(nnx.Module):
         )  # fmt: skip
         self.laterals = nnx.List([linear(width, channels, **kw) for width in cfg.feature_widths])
         self.blocks = nnx.List(
-            [NeckBlock(channels, cfg.neck_mlp_width, **kw) for _ in range(cfg.neck_depth)]
+            [
+                NeckBlock(channels, cfg.neck_mlp_width, attention=cfg.neck_attention, **kw)
+                for _ in range(cfg.neck_depth)
+            ]
         )
         self.norm = LayerNorm(channels, epsilon=1e-6, dtype=dtype)
         self.norm.scale[...] = jnp.full(channels, FIRST_SCALE)
@@ -147,15 +151,61 @@ class Neck(nnx.Module):
 
 
 class NeckBlock(nnx.Module):
-    """Depthwise 5x5, norm and MLP beside the identity (ConvNeXt, figure 4)."""
+    """Depthwise 5x5, norm and MLP beside the identity (ConvNeXt, figure 4), and before them, with
+    `attention`, a look at the whole picture."""
 
-    def __init__(self, width: int, hidden: int, *, dtype: Dtype, rngs: nnx.Rngs):
-        self.depthwise = DepthwiseConv(width, 5, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, attention: bool, dtype: Dtype, rngs: nnx.Rngs):
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
+        self.attn = PooledAttention(width, **kw) if attention else None
+        self.depthwise = DepthwiseConv(width, 5, **kw)
         self.norm = LayerNorm(width, epsilon=1e-6, dtype=dtype)
-        self.mlp = Mlp(width, hidden, gelu, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, hidden, gelu, **kw)
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        if self.attn is not None:
+            x = x + self.attn(x)
         return x + self.mlp(self.norm(self.depthwise(x)))
+
+
+POOLED = 4
+"""Places on a side of what `PooledAttention` looks at as one."""
+
+
+class PooledAttention(nnx.Module):
+    """Each place looks at the means of 4x4 places (PVT v2, section 3.1: attention whose keys and
+    values are averages), so that what is alike in a picture can become alike in its embedding.
+
+    What is like a place is what counts, not where it is: windows of a picture train it for whole
+    ones. Its last projection starts with zeros.
+    """
+
+    def __init__(self, width: int, *, dtype: Dtype, rngs: nnx.Rngs):
+        kw: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
+        self.norm = LayerNorm(width, epsilon=1e-6, dtype=dtype)
+        self.q_proj = linear(width, width, **kw)
+        self.kv_proj = linear(width, 2 * width, **kw)
+        self.out_proj = linear(width, width, **kw)
+        self.out_proj.kernel[...] = jnp.zeros((width, width))
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        x = self.norm(x)
+        q = self.q_proj(x).reshape(len(x), -1, NECK_HEADS, x.shape[-1] // NECK_HEADS)
+        kv = self.kv_proj(pooled(x))
+        k, v = jnp.moveaxis(kv.reshape(len(x), -1, 2, *q.shape[2:]), 2, 0)
+        logits = float32_dot(functools.partial(jnp.einsum, "bqnd,bknd->bnqk"), q, k)
+        weights = jax.nn.softmax(logits * q.shape[-1] ** -0.5).astype(v.dtype)
+        context = dot(functools.partial(jnp.einsum, "bnqk,bknd->bqnd"), weights, v)
+        return self.out_proj(context.reshape(x.shape))
+
+
+def pooled(x: Float[Array, "B H W D"]) -> Float[Array, "B h w D"]:
+    """Means of `POOLED` x `POOLED` places, or of as many at most as fit a side."""
+    batch, height, width, channels = x.shape
+    rows, columns = (
+        max(n for n in range(1, POOLED + 1) if side % n == 0) for side in (height, width)
+    )
+    blocks = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
+    return at_least_float32(blocks).mean(axis=(2, 4)).astype(x.dtype)
 
 
 @jax.custom_vjp

@@ -1,5 +1,7 @@
 """nano's image encoder against the public torch package, and nano as a whole."""
 
+import functools
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from samjax.checkpoint import Model, load, save_checkpoint
 from samjax.convert.efficientnet_lite import backbone_from_state_dict
 from samjax.models import EfficientNetLiteConfig, ImageEncoderEfficientNetLite, SamConfig
 from samjax.models.architecture import abstract_params, buffer_names, config_from_params
-from samjax.models.efficientnet_lite import relu6, upsample_twice
+from samjax.models.efficientnet_lite import PooledAttention, pooled, relu6, upsample_twice
 from samjax.models.params import flatten, unflatten
 
 VARIANTS = {
@@ -84,19 +86,19 @@ def test_as_many_parameters_as_the_public_package(number):
 
 
 @pytest.mark.parametrize(
-    "output_stride, detail_strides",
+    "output_stride, detail_strides, neck_attention",
     [
-        (16, (2, 4, 8)),
-        pytest.param(8, (2, 4), marks=pytest.mark.slow),
-        pytest.param(4, (), marks=pytest.mark.slow),
-        pytest.param(32, (4,), marks=pytest.mark.slow),
+        (16, (2, 4, 8), False),
+        (8, (2, 4), True),
+        pytest.param(4, (), False, marks=pytest.mark.slow),
+        pytest.param(32, (4,), False, marks=pytest.mark.slow),
     ],
 )
-def test_the_whole_encoder_and_its_gradients(output_stride, detail_strides):
+def test_the_whole_encoder_and_its_gradients(output_stride, detail_strides, neck_attention):
     reference = random_backbone(0, 64, seed=1)
     cfg = EfficientNetLiteConfig.lite0(
         image_size=64, output_stride=output_stride, out_channels=32, neck_depth=2,
-        neck_mlp_width=48, detail_strides=detail_strides,
+        neck_mlp_width=48, detail_strides=detail_strides, neck_attention=neck_attention,
     )  # fmt: skip
     backbone = backbone_from_state_dict(reference.state_dict(), cfg)
     graphdef, params = random_module(ImageEncoderEfficientNetLite, cfg)
@@ -104,6 +106,14 @@ def test_the_whole_encoder_and_its_gradients(output_stride, detail_strides):
     for i, detail in params["neck"].get("details", {}).items():
         assert not detail["kernel"].any()
         detail["kernel"] = 0.1 * jax.random.normal(jax.random.key(i), detail["kernel"].shape)
+    attentive = [block["attn"] for block in params["neck"]["blocks"].values() if "attn" in block]
+    assert len(attentive) == (2 if neck_attention else 0)
+    for i, attention in enumerate(attentive):
+        assert not attention["out_proj"]["kernel"].any()
+        for j, name in enumerate(("q_proj", "kv_proj", "out_proj")):
+            shape = attention[name]["kernel"].shape
+            key = jax.random.key(10 * i + j)
+            attention[name]["kernel"] = 0.4 * jax.random.normal(key, shape)
     images = pictures(64, batch=2)
     model = TorchEncoder(params, cfg, 0).eval()
     weights = np.random.default_rng(2).normal(size=(2, *[cfg.grid_size] * 2, 32))
@@ -129,6 +139,45 @@ def test_the_whole_encoder_and_its_gradients(output_stride, detail_strides):
     for name, gradient in expected.items():
         if not name.endswith((".mean", ".var")):
             close(found[name], torch.from_numpy(np.array(gradient)), 1e-4)
+    for i in range(len(attentive)):
+        for name in ("q_proj", "kv_proj", "out_proj"):
+            theirs = model.blocks[i].attn.get_submodule(name).weight.grad
+            close(gradients["neck"]["blocks"][i]["attn"][name]["kernel"].T, theirs, 1e-4)
+
+
+def test_attention_of_one_place_is_what_it_says():
+    """By hand: a place's weights are the softmax of its products with the means of 4x4 places."""
+    graphdef, params = random_module(functools.partial(PooledAttention, dtype="float32"), 8)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+    x = rng.normal(size=(1, 8, 12, 8)).astype(np.float32)
+    found = nnx.merge(graphdef, params)(jnp.asarray(x))
+
+    def linear(layer, y):
+        return y @ layer["kernel"] + layer["bias"]
+
+    centred = x - x.mean(axis=-1, keepdims=True)
+    y = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
+    y = (y * params["norm"]["scale"] + params["norm"]["bias"])[0]
+    means = [y[i : i + 4, j : j + 4].mean(axis=(0, 1)) for i in (0, 4) for j in (0, 4, 8)]
+    k, v = np.split(linear(params["kv_proj"], np.stack(means)), 2, axis=-1)
+    q = linear(params["q_proj"], y[5, 7])
+    context = []
+    for head in range(4):
+        channels = slice(2 * head, 2 * head + 2)
+        weights = np.exp(k[:, channels] @ q[channels] / np.sqrt(2))
+        context.append(weights / weights.sum() @ v[:, channels])
+    expected = linear(params["out_proj"], np.concatenate(context))
+    np.testing.assert_allclose(found[0, 5, 7], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side, blocks", [(8, 2), (6, 2), (2, 1), (5, 5), (1, 1)])
+def test_means_of_as_many_places_as_fit(side, blocks):
+    x = np.random.default_rng(0).normal(size=(2, side, 4, 3)).astype(np.float32)
+    found = pooled(jnp.asarray(x))
+    assert found.shape == (2, blocks, 1, 3)
+    size = side // blocks
+    np.testing.assert_allclose(found[:, 0, 0], x[:, :size].mean(axis=(1, 2)), atol=1e-6)
 
 
 def test_the_gradient_of_relu6_is_that_of_torch():
@@ -205,6 +254,11 @@ CONFIGS = {
             image_size=1024, output_stride=16, detail_strides=(4,)
         )
     ),
+    "attention in the neck": SamConfig.nano(
+        image_encoder=EfficientNetLiteConfig(
+            image_size=1024, output_stride=16, neck_attention=True, neck_depth=1
+        )
+    ),
     "no fine features": SamConfig.nano(image_encoder=EfficientNetLiteConfig.lite1()),
 }  # fmt: skip
 
@@ -246,6 +300,10 @@ def test_dicts_know_their_kind():
         (dict(stage_widths=(16, 24, 40, 80, 0, 192, 320)), "stage_widths is .*at least 1"),
         (dict(detail_strides=(1,)), r"detail_strides is \(1,\); with output_stride 8 .*\[2, 4\]"),
         (dict(output_stride=4, detail_strides=(4,)), r"detail_strides is \(4,\).*\[2\]"),
+        (
+            dict(neck_attention=True, out_channels=34),
+            r"out_channels is 34.*heads of neck_attention \(4\)",
+        ),
         (dict(neck_depth=0), "neck_depth is 0; it has to be at least 1"),
     ],
 )
