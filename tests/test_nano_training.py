@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from benchmarks.nano import surfaces, synthetic
+from benchmarks.nano.add_attention import with_attention
 from benchmarks.nano.add_details import with_details
 from benchmarks.nano.average import average
 from benchmarks.nano.enlarge import enlarged
@@ -57,6 +58,8 @@ def test_stages_follow_each_other():
     starts[13] = str(ROOT / "nano-training/average12_13")
     starts[14] = str(ROOT / "nano-training/average13_14")
     starts[15] = str(ROOT / "nano-training/average14_15")
+    starts[16] = str(ROOT / "nano-training/attentive")
+    starts[17] = str(ROOT / "nano-training/average16_17")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
@@ -77,6 +80,25 @@ def test_fine_features_change_nothing_at_first():
     )
     with pytest.raises(ValueError, match="only the image encoder of nano"):
         with_details(Model({}, SamConfig.tiny()))
+
+
+@pytest.mark.slow  # compiles two of the whole backbone
+def test_attention_changes_nothing_at_first():
+    config = SamConfig.nano(
+        64, decoder_mlp_width=32, image_encoder=EfficientNetLiteConfig(image_size=64, neck_depth=1)
+    )
+    model = Model(init_params(config), config)
+    wider = with_attention(model)
+    assert wider.config.image_encoder.neck_attention
+    new = {name for name in flatten(wider.params) if name not in flatten(model.params)}
+    assert {name.split(".")[:5][-1] for name in new} == {"attn"}
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        encode_images(model.params, images, config=config),
+        encode_images(wider.params, images, config=wider.config),
+    )
+    with pytest.raises(ValueError, match="only the image encoder of nano"):
+        with_attention(Model({}, SamConfig.tiny()))
 
 
 @pytest.mark.slow  # compiles two of the whole backbone
