@@ -50,7 +50,7 @@ LORA_TARGETS: tuple[tuple[str, int, tuple[tuple[str, int], ...]], ...] = (
 """Matrices that LoRA changes: a pattern for the name, into how many equal parts the output channels
 are cut, and which of the parts get factors (Hu et al. 2021, section 4.2: queries and values).
 TinyViT has them head by head, and its matrix gets factors as a whole. A
-convolutional encoder has no attention, and gets them in its 1x1 convolutions and its neck."""
+convolutional encoder gets them in its 1x1 convolutions and its neck."""
 
 
 class Split(NamedTuple):
