@@ -105,7 +105,8 @@ def test_lora_of_a_convolutional_encoder():
     params = random_params(SamConfig.nano(32), scale=1.0)
     factors = flatten(init_lora(jax.random.key(0), params, rank=2))
     kernels = {name.removesuffix(".out.a") for name in factors if name.endswith(".out.a")}
-    # 16 blocks that project, 15 that expand; two laterals, three blocks of 3 layers that attend and 2 of an MLP.
+    # 16 blocks that project, 15 that expand; two laterals, three blocks with 3 layers of attention
+    # and 2 of an MLP.
     assert len(kernels) == 16 + 15 + 2 + 3 * (3 + 2)
     assert all(flatten(params)[name].ndim == 2 for name in kernels)
     merged = flatten(merge_lora(params, unflatten(jax.tree.map(jnp.ones_like, factors)), alpha=2.0))
