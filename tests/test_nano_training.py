@@ -60,6 +60,7 @@ def test_stages_follow_each_other():
     starts[15] = str(ROOT / "nano-training/average14_15")
     starts[16] = str(ROOT / "nano-training/attentive")
     starts[17] = str(ROOT / "nano-training/average16_17")
+    starts[18] = str(ROOT / "nano-training/average17_18")
     assert [Path(run.model).parts[-2:] for run in runs] == [
         Path(start).parts[-2:] for start in starts[:-1]
     ]
