@@ -5,22 +5,14 @@
 The model that is written predicts what the other one does; what is new in it can be trained.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-import samjax
-from benchmarks.nano.add_details import grown
-from samjax.checkpoint import Model, save_checkpoint
+from benchmarks.nano.grow import grown, write
+from samjax.checkpoint import Model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("source")
-    parser.add_argument("target", type=Path)
-    args = parser.parse_args(argv)
-    save_checkpoint(args.target, with_attention(samjax.load(args.source)), overwrite=True)
-    print(args.target)
+    write(with_attention, __doc__, argv)
 
 
 def with_attention(model: Model) -> Model:

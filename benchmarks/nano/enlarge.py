@@ -8,15 +8,13 @@ old kernel at each of its places, and so do the finer ones. The backbone sees ev
 the size; prompts, decoder and masks stay as large as they were.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-import samjax
-from samjax.checkpoint import Model, save_checkpoint
+from benchmarks.nano.grow import write
+from samjax.checkpoint import Model
 from samjax.models.config import EfficientNetLiteConfig
 from samjax.models.params import flatten, unflatten
 
@@ -24,12 +22,7 @@ NECK = "image_encoder.neck"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("source")
-    parser.add_argument("target", type=Path)
-    args = parser.parse_args(argv)
-    save_checkpoint(args.target, enlarged(samjax.load(args.source)), overwrite=True)
-    print(args.target)
+    write(enlarged, __doc__, argv)
 
 
 def enlarged(model: Model) -> Model:
